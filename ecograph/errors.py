@@ -1,0 +1,5 @@
+"""What ecograph says when something is wrong, or when nothing happened."""
+
+
+class NoEffectWarning(UserWarning):
+    """A pass, a filter or a schedule matched nothing, so training will cost what it did before."""

@@ -1,0 +1,1 @@
+"""Sparse backward: compute the gradient of the strongest output channels only."""
