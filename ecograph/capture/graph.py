@@ -1,0 +1,100 @@
+"""What capture returns: fx graphs in one language, with the facts every later stage asks for.
+
+The language is torch-level functions (``F.linear``, ``torch.addmm``, ``F.conv2d``, ``Tensor.view``, ...). Three
+facts hang on the nodes, under the keys below, so that passes may copy and edit graphs with plain fx tools:
+
+* ``MODULE``: on every node, the path of the innermost module in whose forward the call happens;
+* ``PARAMETER`` / ``BUFFER``: on placeholders and ``get_attr`` nodes, the qualified name of the tensor they stand for;
+* ``"example_value"``: the fake tensor (or tuple of them) a node gave, where the capture knew shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+MODULE = "ecograph_module"
+PARAMETER = "ecograph_parameter"
+BUFFER = "ecograph_buffer"
+
+
+@dataclass
+class Graph:
+    """One captured graph.
+
+    Attributes:
+        module: the graph, as a GraphModule. Parameters are placeholders (Dynamo) or ``get_attr`` (symbolic).
+        method: ``"dynamo"`` or ``"symbolic"``.
+        path: where in the model this graph starts: ``""`` for the whole model.
+    """
+
+    module: fx.GraphModule
+    method: str
+    path: str = ""
+
+    @property
+    def nodes(self) -> Iterator[fx.Node]:
+        """The nodes, in execution order."""
+        return iter(self.module.graph.nodes)
+
+
+@dataclass(frozen=True)
+class Part:
+    """How one part of the model was captured, or why it was not.
+
+    Attributes:
+        path: the module's path; ``""`` is the whole model.
+        method: ``"dynamo"``, ``"symbolic"`` or ``"none"``.
+        note: for ``"none"``, and for a capture in pieces, the reason in one line.
+    """
+
+    path: str
+    method: str
+    note: str = ""
+
+
+@dataclass
+class Capture:
+    """Everything capture found out about a model.
+
+    Attributes:
+        graphs: in execution order.
+        parts: how each part was captured, and why it was cut there.
+        shapes: whether nodes carry ``"example_value"``.
+        whole: whether the single graph is the entire forward: tensors in, tensors out.
+        inputs: for a whole graph, which placeholder each tensor of the example inputs became.
+    """
+
+    graphs: list[Graph] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+
+    @property
+    def shapes(self) -> bool:
+        """Whether the graphs know the shape of every tensor."""
+        return bool(self.graphs) and all(g.method == "dynamo" for g in self.graphs)
+
+
+def module_path(node: fx.Node) -> str:
+    """Returns the path of the innermost module in whose forward ``node`` was called."""
+    return str(node.meta.get(MODULE, ""))
+
+
+def parameter_name(node: fx.Node) -> str | None:
+    """Returns the qualified name of the parameter that ``node`` stands for, or None."""
+    return node.meta.get(PARAMETER)
+
+
+def example(node: Any) -> torch.Tensor | None:
+    """Returns the example tensor of ``node``, or None where it is unknown or not a tensor."""
+    value = node.meta.get("example_value") if isinstance(node, fx.Node) else None
+    return value if isinstance(value, torch.Tensor) else None
+
+
+def shape(node: Any) -> tuple[int, ...] | None:
+    """Returns the shape of the tensor that ``node`` gave, or None where it is unknown."""
+    value = example(node)
+    return None if value is None else tuple(int(n) for n in value.shape)
