@@ -1,1 +1,24 @@
-"""loop."""
+"""The training loop as a small program: options and passes put statements in, and out comes Python text.
+
+`TrainingLoop` is the front door, `base.py` the plain loop with its slots, `Program` what a pass sees.
+"""
+
+from ecograph.loop.history import EpochRecord, History, NonFiniteLossError
+from ecograph.loop.loop_pass import LoopPass
+from ecograph.loop.options import unscale_gradients
+from ecograph.loop.program import Program
+from ecograph.loop.training_loop import TrainingLoop
+from ecograph.loop.values import Code, code, literal
+
+__all__ = [
+    "Code",
+    "EpochRecord",
+    "History",
+    "LoopPass",
+    "NonFiniteLossError",
+    "Program",
+    "TrainingLoop",
+    "code",
+    "literal",
+    "unscale_gradients",
+]

@@ -1,0 +1,90 @@
+"""The plain training loop, with its slots in view.
+
+`slot("name")` is an empty place for statements; `with slot("name"):` names the statements inside. Neither
+appears in the emitted text. A step is one optimizer step; a batch is what one forward and backward sees,
+and with `accumulate` a step has several. `data.py` puts in the loops over the data and what stands here as
+`...`, by what a batch looks like.
+"""
+
+TEXT = '''
+import time
+
+import torch
+from ecograph.loop.runtime import History, Mean, batch_size, device_of
+
+
+@torch.no_grad()
+def evaluate(model, loss_fn, loader, device):
+    """Evaluate `model`: means over the samples of `loader`."""
+    model.eval()
+    val_loss = Mean()
+    slot("before_evaluate_batches")
+    with slot("evaluate_batch"):
+        with slot("evaluate_forward"):
+            ...
+        val_loss.add(loss, batch_size(TARGETS))
+        slot("after_evaluate_batch")
+    with slot("evaluate_result"):
+        return val_loss.mean()
+
+
+def train(model, optimizer, loss_fn, train_loader, val_loader=None, lr_scheduler=None):
+    """Train `model` in place and return the history: one record per epoch."""
+    epochs = EPOCHS
+    device = device_of(model)
+    history = History()
+
+    slot("before_training")
+
+    with slot("training"):
+        for epoch in range(epochs):
+            with slot("epoch"):
+                started = time.perf_counter()
+                model.train()
+                # Summed on the device and read at the end of the epoch: no step waits for it.
+                train_loss = Mean()
+                slot("before_epoch")
+
+                with slot("train_epoch"):
+                    with slot("step"):
+                        slot("before_step")
+                        optimizer.zero_grad(set_to_none=True)
+                        with slot("batch"):
+                            slot("before_forward")
+                            with slot("forward"):
+                                ...
+                            slot("before_backward")
+                            with slot("backward"):
+                                loss.backward()
+                            slot("after_backward")
+                        slot("unscale")
+                        slot("before_optimizer_step")
+                        with slot("optimizer_step"):
+                            optimizer.step()
+                        slot("after_optimizer_step")
+                        with slot("after_batch"):
+                            train_loss.add(loss, batch_size(TARGETS))
+                        slot("after_step")
+
+                with slot("validation"):
+                    with slot("no_validation"):
+                        val_loss = None
+                    if val_loader is not None:
+                        slot("before_evaluate")
+                        with slot("evaluate"):
+                            val_loss = evaluate(model, loss_fn, val_loader, device)
+                        slot("after_evaluate")
+
+                with slot("record"):
+                    history.record(
+                        epoch,
+                        train_loss=train_loss.mean(),
+                        val_loss=val_loss,
+                        lr=optimizer.param_groups[0]["lr"],
+                        seconds=time.perf_counter() - started,
+                    )
+                slot("after_epoch")
+
+    slot("after_training")
+    return history
+'''

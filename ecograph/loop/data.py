@@ -1,0 +1,77 @@
+"""What a batch looks like: how the loop takes it apart, and how the model is called with it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ecograph.loop.program import Program
+from ecograph.loop.values import Code, code
+
+Batch = Literal["pair", "args", "kwargs", "dict"]
+
+
+def forward(program: Program, batch: Batch) -> None:
+    """Call the model and the loss function, in training and in evaluation."""
+    texts = {
+        "pair": """
+            outputs = model(inputs)
+            loss = loss_fn(outputs, targets)
+        """,
+        "args": """
+            outputs = model(*inputs)
+            loss = loss_fn(outputs, targets)
+        """,
+        "kwargs": """
+            outputs = model(**inputs)
+            loss = loss_fn(outputs, targets)
+        """,
+        "dict": """
+            from ecograph.loop.runtime import model_loss
+            outputs = model(**batch)
+            loss = model_loss(outputs) if loss_fn is None else loss_fn(outputs, batch)
+        """,
+    }
+    for slot in ("forward", "evaluate_forward"):
+        program.replace(slot, texts[batch])
+
+
+def loops(program: Program, batch: Batch) -> None:
+    """Put in the loops over the data.
+
+    Last of all, so that what passes wrapped around a step is inside the loop, and the steps are counted only
+    where somebody reads `step`.
+    """
+    each = """
+        for BATCH in BATCHES:
+            ...
+    """
+    each_counted = """
+        for step, BATCH in enumerate(BATCHES):
+            ...
+    """
+    each_step = each_counted if program.uses("step") else each
+    names = code("batch") if batch == "dict" else code("inputs, targets")
+
+    program.wrap("evaluate_batch", each, BATCH=names, BATCHES=_batches("loader", batch))
+    if program.accumulate == 1:
+        program.wrap("step", each_step, BATCH=names, BATCHES=_batches("train_loader", batch))
+        return
+    program.wrap("batch", each, BATCH=names, BATCHES=_batches("group", batch))
+    groups = code(
+        f"grouped(train_loader, {program.accumulate})", imports="from ecograph.loop.runtime import grouped"
+    )
+    program.wrap("step", each_step, BATCH=code("group"), BATCHES=groups)
+    program.wrap(
+        "step",
+        """
+        # Each group of batches is one optimizer step; the last one of an epoch may be smaller.
+        ...
+        """,
+    )
+
+
+def _batches(loader: str, batch: Batch) -> Code:
+    """Return the call of the runtime helper that checks a loader's batches and moves them to the device."""
+    helper = "batches" if batch == "dict" else "pairs"
+    kind = {"args": ", inputs_are=tuple", "kwargs": ", inputs_are=dict"}.get(batch, "")
+    return code(f"{helper}({loader}, device{kind})", imports=f"from ecograph.loop.runtime import {helper}")

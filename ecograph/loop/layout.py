@@ -1,0 +1,105 @@
+"""Lays out the text that `ast.unparse` wrote as a person would: double quotes, and no line too long.
+
+`ast.unparse` puts each statement on one line, however long. Here a long line is broken at its widest pair of
+brackets: first with everything between them on a line of its own, then, if that is still too long, with
+one element per line and a trailing comma, as black and ruff do.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import tokenize
+from collections.abc import Iterator
+
+WIDTH = 88
+INDENT = "    "
+
+
+def lay_out(text: str, width: int = WIDTH) -> str:
+    """Return `text` laid out anew; it means the same.
+
+    Lines inside a string that spans several lines are left as they are.
+    """
+    kept = _lines_inside_strings(text)
+    lines: list[str] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        lines += [line] if number in kept else _break(_bare_return(_double_quoted(line.rstrip())), width)
+    laid_out = "\n".join(lines) + "\n"
+    assert ast.dump(ast.parse(laid_out)) == ast.dump(ast.parse(text)), f"the layout changed the code:\n{text}"
+    return laid_out
+
+
+def _lines_inside_strings(text: str) -> set[int]:
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    spans = [(token.start[0], token.end[0]) for token in tokens if token.type == tokenize.STRING]
+    return {line for start, end in spans if start != end for line in range(start, end + 1)}
+
+
+def _double_quoted(line: str) -> str:
+    for token in _tokens(line):
+        text = token.string
+        plain = token.type == tokenize.STRING and text.startswith("'") and not text.startswith("'''")
+        if plain and '"' not in text and "\\" not in text:
+            line = f'{line[: token.start[1]]}"{text[1:-1]}"{line[token.end[1] :]}'
+    return line
+
+
+def _bare_return(line: str) -> str:
+    """Take away the brackets that `ast.unparse` puts around a tuple that is returned."""
+    opened, closed, commas = _widest_brackets(line)
+    whole = (
+        line.lstrip().startswith("return (") and closed == len(line) - 1 and line[:opened].endswith("return ")
+    )
+    return line[:opened] + line[opened + 1 : closed] if whole and commas else line
+
+
+def _break(line: str, width: int) -> list[str]:
+    if len(line) <= width or line.lstrip().startswith("#"):
+        return [line]
+    is_import = line.startswith("from ")
+    if is_import:
+        line = line.replace(" import ", " import (") + ")"
+    opened, closed, commas = _widest_brackets(line)
+    if closed - opened <= 1:
+        return [line]
+    margin = line[: len(line) - len(line.lstrip())]
+    inside = margin + INDENT + line[opened + 1 : closed]
+    if not commas or (len(inside) <= width and not is_import):
+        middle = _break(inside, width)
+    else:
+        edges = [opened, *commas, closed]
+        elements = [line[start + 1 : end].strip() for start, end in zip(edges, edges[1:], strict=False)]
+        middle = [part for each in elements if each for part in _break(f"{margin}{INDENT}{each},", width)]
+    return [line[: opened + 1], *middle, margin + line[closed:]]
+
+
+def _widest_brackets(line: str) -> tuple[int, int, list[int]]:
+    """Return where the widest outermost pair of brackets opens and closes, and the commas right inside it."""
+    best: tuple[int, int, list[int]] = (0, 0, [])
+    open_at: list[int] = []
+    commas: list[int] = []
+    for token in _tokens(line):
+        column = token.start[1]
+        if token.string == "for" and len(open_at) == 1:
+            return best  # a comprehension has no elements to put on lines of their own
+        if token.type != tokenize.OP:
+            continue
+        if token.string in "([{":
+            commas = commas if open_at else []
+            open_at.append(column)
+        elif token.string in ")]}" and open_at:
+            opened = open_at.pop()
+            if not open_at and column - opened > best[1] - best[0]:
+                best = (opened, column, commas)
+        elif token.string == "," and len(open_at) == 1:
+            commas.append(column)
+    return best
+
+
+def _tokens(line: str) -> Iterator[tokenize.TokenInfo]:
+    """Yield the tokens of one line, which need not be a whole statement; columns are those of `line`."""
+    try:
+        yield from tokenize.generate_tokens(io.StringIO(line).readline)
+    except (tokenize.TokenError, IndentationError):
+        return  # the end of a line that opens a block; its tokens were all yielded before

@@ -1,0 +1,71 @@
+"""Numbers that the loop keeps while it trains: means over samples, and the accuracy."""
+
+from __future__ import annotations
+
+from torch import Tensor, float32, float64
+
+
+class Mean:
+    """The mean of a number over the samples of many batches.
+
+    The sum stays on the device of the numbers added, in double precision where the device has it: adding
+    waits for nothing, `mean` waits once.
+    """
+
+    def __init__(self) -> None:
+        """Start with no samples."""
+        self._sum: Tensor | float = 0.0
+        self._samples = 0
+
+    def add(self, value: Tensor | float, samples: int) -> None:
+        """Add the mean `value` of a batch of `samples`.
+
+        Raises:
+            ValueError: if `value` is not a single number.
+        """
+        if isinstance(value, Tensor):
+            if value.numel() != 1:
+                raise ValueError(
+                    f"a loss or metric has shape {tuple(value.shape)} where one number per batch is needed: "
+                    'take its mean, or reduction="mean"'
+                )
+            value = value.detach().reshape(()).to(float32 if value.device.type == "mps" else float64)
+        elif not isinstance(value, int | float):
+            raise ValueError(f"a loss or metric is {value!r} where a number is needed")
+        self._sum = self._sum + value * samples
+        self._samples += samples
+
+    def mean(self) -> float | None:
+        """Return the mean, or None if nothing was added."""
+        return float(self._sum) / self._samples if self._samples else None
+
+
+def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the share of targets that the outputs predict, as a number on their device.
+
+    Args:
+        outputs: scores of shape (N, C, ...), the class in dimension 1 as in `cross_entropy`; or logits of two
+            classes, in the shape of `targets`.
+        targets: class numbers of shape (N, ...); or probabilities in the shape of `outputs`. A class number
+            below zero, such as the usual -100, marks a target that does not count.
+
+    Raises:
+        ValueError: for any other shapes.
+    """
+    if targets.ndim == outputs.ndim - 1 and targets.shape == outputs.shape[:1] + outputs.shape[2:]:
+        counted = targets >= 0
+        hits = (outputs.argmax(dim=1) == targets) & counted
+        return hits.sum() / counted.sum().clamp(min=1)
+    if (
+        targets.shape == outputs.shape
+        and outputs.ndim >= 2
+        and outputs.shape[1] > 1
+        and targets.is_floating_point()
+    ):
+        return (outputs.argmax(dim=1) == targets.argmax(dim=1)).float().mean()
+    if targets.shape == outputs.shape:
+        return ((outputs > 0) == (targets > 0.5)).float().mean()
+    raise ValueError(
+        f'metric="accuracy" cannot compare outputs of shape {tuple(outputs.shape)} with targets of shape '
+        f"{tuple(targets.shape)}: give TrainingLoop a function, metric=lambda outputs, targets: ..."
+    )

@@ -1,0 +1,144 @@
+"""The front door: options in, the text of a training loop out, and a way to run that very text."""
+
+from __future__ import annotations
+
+import itertools
+import linecache
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ecograph.loop import checks
+from ecograph.loop.build import build, head
+from ecograph.loop.data import Batch
+from ecograph.loop.history import History
+from ecograph.loop.loop_pass import LoopPass, check_passes
+from ecograph.loop.program import Program
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class TrainingLoop:
+    """A training loop, as plain Python text that can be read, run and checked in.
+
+    Only what was asked for is in the text: no `autocast` without `amp`, no clipping without `clip`.
+
+    Args:
+        epochs: how often to go through the training data.
+        passes: loop passes, which put their statements into the text in this order.
+        amp: forward passes in "bf16" or "fp16" (with a GradScaler). None: in the precision of the weights.
+        clip: the largest norm of the gradient; larger ones are scaled down to it.
+        accumulate: batches per optimizer step. Their losses are averaged; the last step of an epoch takes
+            what is left, however many. That many batches are held in memory, as the loader gave them.
+        metric: what to average over the samples beside the loss: "accuracy", or a function of (outputs,
+            targets) that returns one number for a batch. In the history: `train_<name>` and `val_<name>`.
+        lr_step: when the learning-rate scheduler advances: after each "epoch"; after each optimizer "step";
+            or by "val_loss", after each epoch, given the validation loss, for ReduceLROnPlateau.
+        batch: what a batch is, and how the model is called:
+            "pair": (inputs, targets), `model(inputs)`;
+            "args": (inputs, targets), where inputs are a tuple, `model(*inputs)`;
+            "kwargs": (inputs, targets), where inputs are a dict, `model(**inputs)`;
+            "dict": one dict, `model(**batch)`. Without a loss_fn the model returns the loss, as those of
+            Hugging Face do; or else it is `loss_fn(outputs, batch)`.
+        progress: show a progress bar, on a terminal, when training takes more than two seconds.
+        annotate: say in a comment which pass put in which statements.
+
+    Attributes:
+        source: the text. Its function `train` takes what `run` takes.
+        program: the tree it was written from, which knows who made which statement.
+
+    Raises:
+        ValueError: for an option that cannot work, and for something in `passes` that is not a loop pass.
+    """
+
+    epochs: int
+    _: KW_ONLY
+    passes: Sequence[LoopPass] = ()
+    amp: Literal["bf16", "fp16"] | None = None
+    clip: float | None = None
+    accumulate: int = 1
+    metric: Literal["accuracy"] | Callable[..., Any] | None = None
+    lr_step: Literal["epoch", "step", "val_loss"] = "epoch"
+    batch: Batch = "pair"
+    progress: bool = True
+    annotate: bool = False
+    source: str = field(init=False, repr=False, compare=False)
+    program: Program = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Check the options and write the text."""
+        checks.check_count("epochs", self.epochs)
+        checks.check_choice("amp", self.amp, (None, "bf16", "fp16"))
+        checks.check_clip(self.clip)
+        checks.check_count("accumulate", self.accumulate)
+        checks.check_metric(self.metric)
+        checks.check_choice("lr_step", self.lr_step, ("epoch", "step", "val_loss"))
+        checks.check_choice("batch", self.batch, ("pair", "args", "kwargs", "dict"))
+        checks.check_flag("progress", self.progress)
+        checks.check_flag("annotate", self.annotate)
+        object.__setattr__(self, "passes", check_passes(self.passes))
+        program = build(self)
+        object.__setattr__(self, "program", program)
+        object.__setattr__(self, "source", program.source(head(self)))
+
+    def run(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        loss_fn: Callable[..., Any] | None,
+        train_loader: Iterable[Any],
+        val_loader: Iterable[Any] | None = None,
+        lr_scheduler: LRScheduler | None = None,
+    ) -> History:
+        """Train `model` in place, by running `source` as it stands, and return the history.
+
+        A traceback, a debugger and a profiler show the lines of `source`.
+
+        Args:
+            model: on the device it shall be trained on; batches are moved there.
+            optimizer: holds the model's parameters.
+            loss_fn: from outputs and targets to the mean loss of a batch; see `batch` for doing without.
+            train_loader: the batches of an epoch: a DataLoader, a list, or anything else that can be iterated
+                over once per epoch. It need not have a length.
+            val_loader: data to evaluate the model on after each epoch.
+            lr_scheduler: is advanced as `lr_step` says.
+
+        Raises:
+            ValueError: for arguments that cannot work together, an empty loader, and batches that are not
+                what `batch` says.
+            NonFiniteLossError: at the end of an epoch whose mean training loss is nan or infinite.
+        """
+        checks.check_run(
+            model,
+            optimizer,
+            loss_fn,
+            train_loader,
+            val_loader,
+            lr_scheduler,
+            batch=self.batch,
+            lr_step=self.lr_step,
+        )
+        arguments = self.program.arguments
+        return self.train(model, optimizer, loss_fn, train_loader, val_loader, lr_scheduler, **arguments)
+
+    @cached_property
+    def train(self) -> Callable[..., History]:
+        """The function `train` of the text, compiled under a file name of its own, `<ecograph loop 3>`."""
+        number = next(_numbers)
+        filename = f"<ecograph loop {number}>"
+        linecache.cache[filename] = (len(self.source), None, self.source.splitlines(keepends=True), filename)
+        names: dict[str, Any] = {"__name__": f"ecograph_loop_{number}"}
+        exec(compile(self.source, filename, "exec", dont_inherit=True), names)
+        train: Callable[..., History] = names["train"]
+        return train
+
+    def save(self, path: str | Path) -> None:
+        """Write the text to a file."""
+        Path(path).write_text(self.source, encoding="utf-8")
