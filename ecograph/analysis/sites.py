@@ -142,9 +142,9 @@ def _site(
     weight = product.operands[next(i for i, found in enumerate(names) if found)]
     if product.signature is not None and weight is not product.weight:
         problem = "the weight is the left operand of the product"
-    parameters = tuple(sorted(sources[weight] or ()))
     path = module_path(product.node)
     module = model.get_submodule(path)
+    parameters = tuple(sorted(_name_below(model, path, name) for name in sources[weight] or ()))
     inside = all(not path or name.startswith(f"{path}.") for name in parameters)
     if not inside:
         problem = problem or f"its weight {parameters[0]} is handed in from outside {path}"
@@ -173,6 +173,17 @@ def _site(
         all(model.get_parameter(n).requires_grad for n in parameters) if value is None else value.requires_grad,
     )
     return site
+
+
+def _name_below(model: nn.Module, path: str, name: str) -> str:
+    """Returns the parameter's name below ``path``, where a shared module gives it several names."""
+    if not path or name.startswith(f"{path}."):
+        return name
+    parameter = model.get_parameter(name)
+    for alias, other in model.get_submodule(path).named_parameters(remove_duplicate=False):
+        if other is parameter:
+            return f"{path}.{alias}"
+    return name
 
 
 def _parameter_shape(model: nn.Module, names: tuple[str, ...]) -> tuple[int, ...]:

@@ -116,7 +116,7 @@ _ROOT = re.compile(r"^L\['\w+'\]\.?")
 
 def _annotate(graph: Graph, model: nn.Module) -> None:
     """Writes the path of the innermost module on every node."""
-    known = {name for name, _ in model.named_modules()}
+    known = {name for name, _ in model.named_modules(remove_duplicate=False)}
     for node in graph.nodes:
         stack = node.meta.get("nn_module_stack") or {}
         path = ""
