@@ -41,7 +41,7 @@ def train(model, optimizer, loss_fn, train_loader, val_loader=None, lr_scheduler
             with slot("epoch"):
                 started = time.perf_counter()
                 model.train()
-                # Summed on the device and read at the end of the epoch: no step waits for it.
+                # Summed on the device, read once per epoch: no step waits for it.
                 train_loss = Mean()
                 slot("before_epoch")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -104,12 +104,16 @@ def batch_size(batch: Any) -> int:
     raise ValueError(f"a batch has no tensor to count its samples by: {batch!r}")
 
 
-def model_loss(outputs: Any) -> Tensor:
-    """Return the loss that a model computed itself, as Hugging Face models do when a batch has labels.
+def loss_of(outputs: Any, batch: Any, loss_fn: Callable[..., Tensor] | None) -> Tensor:
+    """Return `loss_fn(outputs, batch)`; or, with no loss_fn, the loss that the model computed itself.
+
+    Hugging Face models do that for a batch with labels.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is neither.
     """
+    if loss_fn is not None:
+        return loss_fn(outputs, batch)
     loss = outputs.get("loss") if isinstance(outputs, Mapping) else getattr(outputs, "loss", None)
     if not isinstance(loss, Tensor):
         raise ValueError(

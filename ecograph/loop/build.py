@@ -53,13 +53,15 @@ def build(loop: TrainingLoop) -> Program:
 def head(loop: TrainingLoop) -> str:
     """Return the docstring of the file: what wrote it, from which options, and what its passes are."""
     call = lay_out(ast.unparse(_call(loop)), width=WIDTH - len(INDENT))
-    parts = [
-        f"Training loop, written by ecograph {version('ecograph')} for",
-        textwrap.indent(call.rstrip(), INDENT),
-    ]
+    parts = [f"Training loop, written by ecograph {version('ecograph')}.", "Its options:", _indented(call)]
     if loop.passes:
-        parts.append("\n".join(f"{each.name}: {each.numerics}; {each.source}" for each in loop.passes))
+        lines = (f"{each.name}: {each.numerics}; {each.source}" for each in loop.passes)
+        parts += ["Its passes:", _indented("\n".join(lines))]
     return "\n\n".join(parts) + "\n"
+
+
+def _indented(text: str) -> str:
+    return textwrap.indent(text.rstrip(), INDENT)
 
 
 def _call(loop: TrainingLoop) -> ast.Call:

@@ -26,9 +26,9 @@ def forward(program: Program, batch: Batch) -> None:
             loss = loss_fn(outputs, targets)
         """,
         "dict": """
-            from ecograph.loop.runtime import model_loss
+            from ecograph.loop.runtime import loss_of
             outputs = model(**batch)
-            loss = model_loss(outputs) if loss_fn is None else loss_fn(outputs, batch)
+            loss = loss_of(outputs, batch, loss_fn)
         """,
     }
     for slot in ("forward", "evaluate_forward"):
@@ -64,7 +64,7 @@ def loops(program: Program, batch: Batch) -> None:
     program.wrap(
         "step",
         """
-        # Each group of batches is one optimizer step; the last one of an epoch may be smaller.
+        # A group of batches makes one step; the last group may be smaller.
         ...
         """,
     )

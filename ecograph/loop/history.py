@@ -137,7 +137,7 @@ class History:
         """Return a table with one line per epoch."""
         from rich.table import Table
 
-        names = [name for name in self._names() if any(self.column(name))]
+        names = [name for name in self._names() if any(each is not None for each in self.column(name))]
         table = Table(*(name.replace("_", " ") for name in names))
         for record in self._records:
             row = record.to_dict() | {"epoch": record.epoch + 1}

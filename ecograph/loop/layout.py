@@ -11,6 +11,7 @@ import ast
 import io
 import tokenize
 from collections.abc import Iterator
+from itertools import pairwise
 
 WIDTH = 88
 INDENT = "    "
@@ -69,7 +70,7 @@ def _break(line: str, width: int) -> list[str]:
         middle = _break(inside, width)
     else:
         edges = [opened, *commas, closed]
-        elements = [line[start + 1 : end].strip() for start, end in zip(edges, edges[1:], strict=False)]
+        elements = [line[start + 1 : end].strip() for start, end in pairwise(edges)]
         middle = [part for each in elements if each for part in _break(f"{margin}{INDENT}{each},", width)]
     return [line[: opened + 1], *middle, margin + line[closed:]]
 
@@ -79,21 +80,20 @@ def _widest_brackets(line: str) -> tuple[int, int, list[int]]:
     best: tuple[int, int, list[int]] = (0, 0, [])
     open_at: list[int] = []
     commas: list[int] = []
+    comprehension = False  # has no elements that could stand on lines of their own
     for token in _tokens(line):
         column = token.start[1]
-        if token.string == "for" and len(open_at) == 1:
-            return best  # a comprehension has no elements to put on lines of their own
-        if token.type != tokenize.OP:
-            continue
-        if token.string in "([{":
-            commas = commas if open_at else []
+        if token.string in tuple("([{"):
+            if not open_at:
+                commas, comprehension = [], False
             open_at.append(column)
-        elif token.string in ")]}" and open_at:
+        elif token.string in tuple(")]}") and open_at:
             opened = open_at.pop()
             if not open_at and column - opened > best[1] - best[0]:
-                best = (opened, column, commas)
-        elif token.string == "," and len(open_at) == 1:
-            commas.append(column)
+                best = (opened, column, [] if comprehension else commas)
+        elif len(open_at) == 1:
+            commas += [column] if token.string == "," else []
+            comprehension |= token.string == "for"
     return best
 
 

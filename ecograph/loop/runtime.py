@@ -1,6 +1,6 @@
 """What an emitted loop imports: everything it needs at run time, and nothing of the compiler."""
 
-from ecograph.loop.batches import batch_size, batches, device_of, grouped, model_loss, pairs
+from ecograph.loop.batches import batch_size, batches, device_of, grouped, loss_of, pairs
 from ecograph.loop.history import EpochRecord, History, NonFiniteLossError
 from ecograph.loop.measure import Mean, accuracy
 from ecograph.loop.progress import Progress
@@ -16,6 +16,6 @@ __all__ = [
     "batches",
     "device_of",
     "grouped",
-    "model_loss",
+    "loss_of",
     "pairs",
 ]

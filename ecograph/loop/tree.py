@@ -43,7 +43,8 @@ def is_gap(statement: ast.stmt) -> bool:
 def empty_slot(marker: ast.stmt) -> ast.With:
     """Return the slot that the statement `slot("name")` marks."""
     assert isinstance(marker, ast.Expr)
-    return ast.With(items=[ast.withitem(context_expr=marker.value)], body=[])
+    slot = ast.With(items=[ast.withitem(context_expr=marker.value)], body=[])
+    return ast.copy_location(slot, marker)
 
 
 def sign(statements: list[ast.stmt], origin: str) -> None:
