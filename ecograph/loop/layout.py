@@ -25,15 +25,14 @@ def lay_out(text: str, width: int = WIDTH) -> str:
     kept = _lines_inside_strings(text)
     lines: list[str] = []
     for number, line in enumerate(text.splitlines(), start=1):
-        lines += [line] if number in kept else _break(_bare_return(_double_quoted(line.rstrip())), width)
+        lines += [line] if number in kept else _break(_bare_tuple(_double_quoted(line.rstrip())), width)
     laid_out = "\n".join(lines) + "\n"
     assert ast.dump(ast.parse(laid_out)) == ast.dump(ast.parse(text)), f"the layout changed the code:\n{text}"
     return laid_out
 
 
 def _lines_inside_strings(text: str) -> set[int]:
-    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
-    spans = [(token.start[0], token.end[0]) for token in tokens if token.type == tokenize.STRING]
+    spans = [(token.start[0], token.end[0]) for token in tokenize.generate_tokens(io.StringIO(text).readline)]
     return {line for start, end in spans if start != end for line in range(start, end + 1)}
 
 
@@ -46,13 +45,14 @@ def _double_quoted(line: str) -> str:
     return line
 
 
-def _bare_return(line: str) -> str:
-    """Take away the brackets that `ast.unparse` puts around a tuple that is returned."""
-    opened, closed, commas = _widest_brackets(line)
-    whole = (
-        line.lstrip().startswith("return (") and closed == len(line) - 1 and line[:opened].endswith("return ")
-    )
-    return line[:opened] + line[opened + 1 : closed] if whole and commas else line
+def _bare_tuple(line: str) -> str:
+    """Take away the brackets around a tuple that is returned, looped over or assigned to."""
+    for opened, closed, commas in _brackets(line)[:1]:
+        place = line[:opened].strip(), line[closed + 1 :][:3]
+        single = line[closed - 1] == ","
+        if commas and not single and place in (("return", ""), ("for", " in"), ("", " = ")):
+            return line[:opened] + line[opened + 1 : closed] + line[closed + 1 :]
+    return line
 
 
 def _break(line: str, width: int) -> list[str]:
@@ -61,7 +61,7 @@ def _break(line: str, width: int) -> list[str]:
     is_import = line.startswith("from ")
     if is_import:
         line = line.replace(" import ", " import (") + ")"
-    opened, closed, commas = _widest_brackets(line)
+    opened, closed, commas = max(_brackets(line), key=lambda pair: pair[1] - pair[0], default=(0, 0, []))
     if closed - opened <= 1:
         return [line]
     margin = line[: len(line) - len(line.lstrip())]
@@ -75,9 +75,9 @@ def _break(line: str, width: int) -> list[str]:
     return [line[: opened + 1], *middle, margin + line[closed:]]
 
 
-def _widest_brackets(line: str) -> tuple[int, int, list[int]]:
-    """Return where the widest outermost pair of brackets opens and closes, and the commas right inside it."""
-    best: tuple[int, int, list[int]] = (0, 0, [])
+def _brackets(line: str) -> list[tuple[int, int, list[int]]]:
+    """Return where each outermost pair of brackets opens and closes, and the commas right inside it."""
+    pairs: list[tuple[int, int, list[int]]] = []
     open_at: list[int] = []
     commas: list[int] = []
     comprehension = False  # has no elements that could stand on lines of their own
@@ -89,12 +89,12 @@ def _widest_brackets(line: str) -> tuple[int, int, list[int]]:
             open_at.append(column)
         elif token.string in tuple(")]}") and open_at:
             opened = open_at.pop()
-            if not open_at and column - opened > best[1] - best[0]:
-                best = (opened, column, [] if comprehension else commas)
+            if not open_at:
+                pairs.append((opened, column, [] if comprehension else commas))
         elif len(open_at) == 1:
             commas += [column] if token.string == "," else []
             comprehension |= token.string == "for"
-    return best
+    return pairs
 
 
 def _tokens(line: str) -> Iterator[tokenize.TokenInfo]:

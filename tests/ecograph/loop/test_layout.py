@@ -14,6 +14,11 @@ from ecograph.loop.layout import lay_out
         ("return (a, b)", "return a, b"),
         ("return (a)", "return (a)"),
         ("return (a, b)[0]", "return (a, b)[0]"),
+        ("return (a, b) + (c, d)", "return (a, b) + (c, d)"),
+        ("(a, b) = f(c, d)", "a, b = f(c, d)"),
+        ("(a, b)[0] = 1", "(a, b)[0] = 1"),
+        ("(a,) = f(b)", "(a,) = f(b)"),
+        ("for (a, (b, c)) in d:\n    e", "for a, (b, c) in d:\n    e"),
         ("value = function(first, second)", "value = function(\n    first, second\n)"),
         (
             "value = function(first=one, second=two, third=three)",
@@ -50,6 +55,7 @@ def test_lines_inside_a_string_are_left_alone() -> None:
         "x = first_long_name + second_long_name",
         "assert isinstance(value, int), f'no {value}'",
         "x = [a for a, b in zip(firsts, seconds)]",
+        'x = f"""{first}\n  (one, two, three, four)\n"""',
     ],
 )
 def test_the_meaning_stays(text: str) -> None:
