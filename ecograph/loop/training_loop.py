@@ -99,8 +99,8 @@ class TrainingLoop:
     ) -> History:
         """Train `model` in place, by running `source` as it stands, and return the history.
 
-        A traceback, a debugger and a profiler show the lines of `source`. The model is left in evaluation mode
-        if there is a val_loader, in training mode otherwise.
+        A traceback, a debugger and a profiler show the lines of `source`. The model is left in evaluation
+        mode if there is a val_loader, in training mode otherwise.
 
         Args:
             model: on the device it shall be trained on; batches are moved there.
