@@ -1,5 +1,33 @@
-"""A compiler for cheaper training of PyTorch models."""
+"""A compiler for cheaper training of PyTorch models.
 
+>>> model = ecograph.optimize(model, example_inputs=(x,))  # same class, same Parameters, same state_dict keys
+>>> scheduler = ecograph.Scheduler(model, epochs=30, steps_per_epoch=len(loader))
+>>> print(ecograph.explain(model))
+>>> model = ecograph.restore(model)
+"""
+
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from ecograph.errors import NoEffectWarning
+from ecograph.explain import explain
+from ecograph.optimize import optimize, restore
+from ecograph.schedule import Scheduler
+
+if TYPE_CHECKING:
+    from ecograph import passes
+    from ecograph.loop import TrainingLoop
 
 __version__ = version("ecograph")
+
+__all__ = ["NoEffectWarning", "Scheduler", "TrainingLoop", "explain", "optimize", "passes", "restore"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the passes and the loop generator when they are first asked for."""
+    if name == "passes":
+        return import_module("ecograph.passes")
+    if name == "TrainingLoop":
+        return import_module("ecograph.loop").TrainingLoop
+    raise AttributeError(f"module 'ecograph' has no attribute {name!r}")

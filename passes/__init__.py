@@ -1,1 +1,5 @@
 """The passes that ship with ecograph, one folder per method, each with a method card."""
+
+from ecograph.passes.sparse_backward import SparseBackward
+
+__all__ = ["SparseBackward"]

@@ -11,6 +11,19 @@ import torch
 from torch import Tensor
 
 
+# abs() needs a temporary. In pieces of this size it stays in cache and the allocator need not ask the system for pages,
+# which took up to three times as long as the arithmetic on a 25 MB gradient.
+_PIECE_BYTES = 1 << 20
+
+
+def _pieces(grad: Tensor) -> tuple[Tensor, ...]:
+    """Returns ``grad`` in pieces along dim 0; whole on a GPU and for a compiler, which needs no temporary."""
+    bytes_total = grad.numel() * grad.element_size()
+    if grad.device.type != "cpu" or torch.compiler.is_compiling() or bytes_total < 2 * _PIECE_BYTES:
+        return (grad,)
+    return grad.split(max(1, grad.shape[0] * _PIECE_BYTES // bytes_total))
+
+
 def channel_scores(rows: Tensor) -> Tensor:
     """Returns the sum of absolute values per channel, in float32 or wider.
 
@@ -20,15 +33,17 @@ def channel_scores(rows: Tensor) -> Tensor:
     Returns:
         ``(C,)``. A channel with NaN or infinity scores NaN or infinity.
     """
-    # abs() then sum() reads the gradient twice, and is still 4 to 6 times as fast on CPU as a vector norm over dim 0.
+    # abs() then sum() is 3 to 6 times as fast on CPU as a vector norm over dim 0.
     wide = torch.promote_types(rows.dtype, torch.float32)
-    return rows.abs().sum(0, dtype=wide)
+    sums = [piece.abs().sum(0, dtype=wide) for piece in _pieces(rows)]
+    return sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
 
 
 def channel_scores_planar(grad: Tensor) -> Tensor:
     """Returns the same as :func:`channel_scores` from ``(N, C, *positions)`` whose positions are contiguous."""
     wide = torch.promote_types(grad.dtype, torch.float32)
-    return grad.abs().flatten(2).sum(2, dtype=wide).sum(0)
+    sums = [piece.abs().flatten(2).sum(2, dtype=wide).sum(0) for piece in _pieces(grad)]
+    return sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
 
 
 def select_channels(scores: Tensor, keep: int, groups: int = 1, *, random: bool = False) -> Tensor:

@@ -1,0 +1,52 @@
+"""What ``optimize`` refuses, each with the sentence that says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+
+def check_model(model: Any) -> None:
+    """Raises ValueError for what cannot be optimized."""
+    if not isinstance(model, nn.Module):
+        hint = ": pass an instance, model()" if isinstance(model, type) else ""
+        raise ValueError(f"optimize needs a torch.nn.Module, not {type(model).__name__}{hint}")
+    if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        raise ValueError(f"the model is wrapped in {type(model).__name__}: optimize first, then wrap it")
+    if _is_fsdp(model):
+        raise ValueError("the model is sharded by FSDP: optimize first, then shard it")
+    if isinstance(model, torch._dynamo.OptimizedModule) or model._compiled_call_impl is not None:
+        raise ValueError("the model is compiled: optimize first, then torch.compile it")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError("the model is a TorchScript module, which cannot be rewritten: optimize the Python model")
+    parameters = dict(model.named_parameters())
+    if not parameters:
+        raise ValueError(f"{type(model).__name__} has no parameters: there is nothing to train")
+    for name, parameter in parameters.items():
+        if is_lazy(parameter):
+            raise ValueError(f"{name} is not initialized yet: run the model once on a batch, then optimize")
+
+
+def _is_fsdp(model: nn.Module) -> bool:
+    """Whether any part is sharded by FSDP, without importing it where it is not in use."""
+    kinds = {cls.__name__ for module in model.modules() for cls in type(module).__mro__}
+    return not kinds.isdisjoint({"FullyShardedDataParallel", "FSDPModule"})
+
+
+def check_names(model: nn.Module, names: Sequence[str]) -> None:
+    """Raises ValueError for a name in ``skip`` that the model does not have."""
+    if isinstance(names, str):
+        raise ValueError(f"skip={names!r}: give a list of names, such as skip=[{names!r}]")
+    known = {name for name, _ in model.named_modules(remove_duplicate=False)}
+    known |= {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    for name in names:
+        if name not in known:
+            from difflib import get_close_matches
+
+            close = get_close_matches(name, known, 3, 0.4)
+            hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+            raise ValueError(f"skip: {type(model).__name__} has no layer {name!r}{hint}")

@@ -1,0 +1,222 @@
+"""The front door: capture, find sites, let passes decide, rewrite, lower, remember.
+
+Read :func:`optimize` from top to bottom: it is the compiler's data flow.
+"""
+
+from __future__ import annotations
+
+import copy as copying
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal, TypeVar
+
+from torch import nn
+
+from ecograph import registry
+from ecograph.analysis import Site, find_sites
+from ecograph.capture import Capture, capture
+from ecograph.cost.flops import Flops, graph_flops, product_flops
+from ecograph.errors import NoEffectWarning
+from ecograph.guards import check_model, check_names
+from ecograph.record import ATTRIBUTE, Record, SiteRecord, records
+from ecograph.rewrite.lower import lower as lower_plan
+from ecograph.rewrite.lower import undo
+from ecograph.rewrite.passes import Pass, Plan, plan, rewrite_graphs
+from ecograph.schedule import Ticker
+
+M = TypeVar("M", bound=nn.Module)
+
+#: Names of the passes in each recipe, strongest last. A recipe uses those that are installed.
+RECIPES: dict[str, tuple[str, ...]] = {
+    "exact": (),
+    "balanced": ("sparse_backward",),
+    "aggressive": ("sparse_backward", "sliceout"),
+}
+
+
+def optimize(
+    model: M,
+    *,
+    example_inputs: Any = None,
+    passes: Sequence[Any] | None = None,
+    recipe: str = "balanced",
+    skip: Sequence[str] = (),
+    copy: bool = False,
+    lower: Literal["model", "graph"] = "model",
+) -> M:
+    """Rewrites ``model`` so that training it costs less, and returns it.
+
+    The model keeps its class, its Parameters, its buffers, its state_dict keys and its hooks; it can be trained with
+    any loop and optimizer, wrapped in DDP or compiled afterwards. :func:`restore` undoes it.
+
+    Args:
+        model: any module, before DDP, FSDP or ``torch.compile``. On any device, ``meta`` included.
+        example_inputs: what the model is called with: a tensor, a tuple ``(x, ...)``, a dict of keyword inputs, or a
+            pair ``(args, kwargs)``. Only shapes matter. Without them, decisions that depend on shapes are made at the
+            first training batch.
+        passes: the passes to apply, in order, such as ``[ecograph.passes.SparseBackward(drop=0.8)]``, or names of
+            installed passes. Overrides ``recipe``.
+        recipe: ``"exact"``, ``"balanced"`` or ``"aggressive"``.
+        skip: names of layers, or of modules with all that is in them, to leave alone.
+        copy: leave ``model`` alone and return an optimized deep copy.
+        lower: ``"model"`` changes the user's own model. ``"graph"`` returns the rewritten ``torch.fx.GraphModule`` in
+            its place, for training only; needs example inputs and a model that is captured in one graph.
+
+    Returns:
+        The model (or its copy, or the graph module).
+
+    Raises:
+        ValueError: for a user's mistake; the message names the layer or option and the fix.
+
+    Warns:
+        NoEffectWarning: where nothing was rewritten.
+    """
+    check_model(model)
+    check_names(model, skip)
+    chosen = _passes(passes, recipe)
+    if lower not in ("model", "graph"):
+        raise ValueError(f"lower={lower!r}: give 'model' or 'graph'")
+    if copy:
+        model = copying.deepcopy(model)
+    restore_quietly(model)  # so that optimizing twice is optimizing once
+
+    captured = capture(model, example_inputs)
+    sites = find_sites(captured, model)
+    made = plan(chosen, sites, model, skip)
+    record = _record(made, captured)
+    if not made.rewritten:
+        _warn_no_effect(made)
+    if lower == "graph":
+        from ecograph.rewrite.graph_module import to_graph_module
+
+        return to_graph_module(model, captured, made, record)  # type: ignore[return-value]
+
+    record.lowered = lower_plan(model, made)
+    if made.rates:
+        model.register_forward_pre_hook(Ticker(made.rates))
+    model.__dict__[ATTRIBUTE] = record
+    return model
+
+
+def restore(model: M) -> M:
+    """Undoes :func:`optimize`: plain torch.nn layers again, in place.
+
+    Args:
+        model: an optimized model, or one that holds or wraps an optimized model.
+
+    Returns:
+        The model; for the graph module of ``lower="graph"``, the model it was made from.
+
+    Warns:
+        NoEffectWarning: where the model is not optimized.
+    """
+    original = model.__dict__.get("_ecograph_original")
+    if original is not None:
+        return original  # type: ignore[no-any-return]
+    if not records(model):
+        warnings.warn(f"{type(model).__name__} is not optimized: nothing to restore", NoEffectWarning, stacklevel=2)
+    restore_quietly(model)
+    return model
+
+
+def restore_quietly(model: nn.Module) -> None:
+    """Undoes every optimization in ``model``, if there is one."""
+    for module in list(model.modules()):
+        record = module.__dict__.pop(ATTRIBUTE, None)
+        if record is not None:
+            undo(module, record.lowered)
+            hooks = module._forward_pre_hooks
+            for key in [key for key, hook in hooks.items() if isinstance(hook, Ticker)]:
+                del hooks[key]
+
+
+def compile_graphs(
+    model: nn.Module, *, example_inputs: Any = None, passes: Sequence[Any] | None = None, recipe: str = "balanced"
+) -> tuple[Capture, Plan, list[tuple[str, str]]]:
+    """Runs the compiler without touching the model: for ``ecograph inspect --graph``.
+
+    Returns:
+        The capture, now with rewritten graphs, the plan, and for every graph its code before and after.
+    """
+    check_model(model)
+    captured = capture(model, example_inputs)
+    sites = find_sites(captured, model)
+    before = [graph.module.code for graph in captured.graphs]
+    made = plan(_passes(passes, recipe), sites, model)
+    rewrite_graphs(made)
+    after = [graph.module.code for graph in captured.graphs]
+    return captured, made, list(zip(before, after, strict=True))
+
+
+def _passes(passes: Sequence[Any] | None, recipe: str) -> list[Pass]:
+    if passes is None:
+        if recipe not in RECIPES:
+            raise ValueError(f"recipe={recipe!r}: give one of {', '.join(map(repr, RECIPES))}")
+        installed = registry.names()
+        for name in RECIPES[recipe]:
+            if name not in installed:
+                warnings.warn(
+                    f"recipe {recipe!r} goes without the pass {name!r}, which is not installed",
+                    NoEffectWarning,
+                    stacklevel=3,
+                )
+        return [registry.find(name)() for name in RECIPES[recipe] if name in installed]
+    if isinstance(passes, (str, bytes)) or not isinstance(passes, Sequence):
+        raise ValueError(f"passes={passes!r}: give a list, such as [ecograph.passes.SparseBackward()]")
+    chosen = [registry.find(item)() if isinstance(item, str) else item for item in passes]
+    for item in chosen:
+        if isinstance(item, type) or not isinstance(item, Pass):
+            raise ValueError(f"{item!r} in passes is not a pass: give an instance, such as SparseBackward(drop=0.8)")
+    return chosen
+
+
+def _record(made: Plan, captured: Capture) -> Record:
+    """Returns what explain, Scheduler and restore need to know."""
+    return Record(
+        passes=tuple(p.to_dict() for p in made.passes),
+        rates=made.rates,
+        mixes=[rate.mix for rate in made.rates],
+        sites=[
+            SiteRecord(
+                name=choice.site.name,
+                module=choice.site.module,
+                type=choice.site.type,
+                call=choice.site.call,
+                pass_name=choice.pass_.name if choice.pass_ else "",
+                reason=choice.reason,
+                output_shape=choice.site.output_shape,
+                flops=_site_flops(choice.site),
+                layer=choice.layer,
+            )
+            for choice in made.choices
+        ],
+        other_flops=_other_flops(captured, [choice.site for choice in made.choices]),
+        parts=[(part.path, part.method, part.note) for part in captured.parts],
+    )
+
+
+def _site_flops(site: Site) -> Flops | None:
+    return product_flops(site.product, site.needs_grad)
+
+
+def _other_flops(captured: Capture, sites: Sequence[Site]) -> Flops | None:
+    """Returns the FLOPs of products without a parameter weight, such as attention."""
+    if not captured.shapes:
+        return None
+    own = {site.node for site in sites if _site_flops(site) is not None}
+    total = Flops()
+    for graph in captured.graphs:
+        for node, flops in graph_flops(graph).items():
+            if node not in own:
+                total += flops
+    return total
+
+
+def _warn_no_effect(made: Plan) -> None:
+    reasons = list(dict.fromkeys(choice.reason for choice in made.choices if choice.reason))
+    why = f"of {len(made.choices)} layers none was rewritten: {'; '.join(reasons[:3])}" if made.choices else (
+        "the model has no convolution or linear layer"
+    )
+    if not made.passes:
+        why = "there is no pass to apply"
+    warnings.warn(f"ecograph.optimize had no effect: {why}", NoEffectWarning, stacklevel=3)

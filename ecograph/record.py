@@ -1,0 +1,72 @@
+"""What ``optimize`` leaves on a model: enough to explain it, to schedule it and to undo it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from ecograph.cost.flops import Flops
+    from ecograph.rewrite.lower import Lowered
+    from ecograph.rewrite.passes import Layer
+    from ecograph.schedule import Rate
+
+#: The attribute of the model that holds its record. A plain attribute: not part of the state_dict.
+ATTRIBUTE = "_ecograph"
+
+
+@dataclass
+class SiteRecord:
+    """What was found out and decided about one product.
+
+    Attributes:
+        name: the layer's name.
+        module: path of the module in whose forward it is called.
+        type: class name of that module.
+        call: 0 for its first call in a step, 1 for the second, ...
+        pass_name: the pass that rewrote it, or "".
+        reason: why it was left alone, or "".
+        output_shape: of the example, or None.
+        flops: of the plain step, or None where shapes are unknown.
+        layer: what the pass put in place, which knows the rest at run time; None where nothing was rewritten.
+    """
+
+    name: str
+    module: str
+    type: str
+    call: int
+    pass_name: str = ""
+    reason: str = ""
+    output_shape: tuple[int, ...] | None = None
+    flops: Flops | None = None
+    layer: Layer | None = None
+
+
+@dataclass
+class Record:
+    """Everything ``optimize`` did to a model.
+
+    Attributes:
+        passes: the JSON form of each pass.
+        rates: the rate of each pass, shared with its layers.
+        mixes: for each rate, the share of the training's steps at each of its values.
+        sites: every product of the model.
+        other_flops: of products without a parameter weight, such as attention; None where shapes are unknown.
+        parts: how each part of the model was captured: (path, method, note).
+        lowered: what was changed in the model, in order.
+    """
+
+    passes: tuple[dict[str, Any], ...]
+    rates: list[Rate]
+    mixes: list[dict[float, float]]
+    sites: list[SiteRecord]
+    other_flops: Flops | None
+    parts: list[tuple[str, str, str]]
+    lowered: list[Lowered] = field(default_factory=list)
+
+
+def records(model: nn.Module) -> list[Record]:
+    """Returns the records in ``model``: its own, or those of the parts that were optimized (or of what it wraps)."""
+    return [module.__dict__[ATTRIBUTE] for module in model.modules() if ATTRIBUTE in module.__dict__]
