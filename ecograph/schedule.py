@@ -56,10 +56,12 @@ SCHEDULES: dict[str, Callable[[int, int], float]] = {
 class Rate:
     """The rate at which a pass acts at this moment, shared by all the layers it rewrote.
 
+    A compiler specializes on what it reads here. So the state of a schedule that knows two rates, dense and peak, is one
+    bool: two compilations. The value of a gradual schedule is a float, which Dynamo makes symbolic when it changes.
+
     Attributes:
         peak: the rate at full strength, such as the drop of a sparse backward.
         schedule: one of ``SCHEDULES``.
-        now: the rate in force; 0 is dense.
         scheduled: whether a Scheduler sets it. If not, it ticks by itself.
     """
 
@@ -71,7 +73,20 @@ class Rate:
         length = {"alternate": 2, "constant": 1}.get(schedule, PERIOD)
         self._round = tuple(self.at(i, length) for i in range(length))
         self._position = length - 1
-        self.now = self._round[-1]
+        self._on = True
+        self._value = peak
+        self.set(self._round[-1])
+
+    @property
+    def now(self) -> float:
+        """The rate in force; 0 is dense."""
+        return self._value if self._on else 0.0
+
+    def set(self, rate: float) -> None:
+        """Puts ``rate`` in force."""
+        self._on = rate != 0
+        if rate != 0 and rate != self._value:
+            self._value = rate
 
     def at(self, position: int, length: int) -> float:
         """Returns the rate at ``position`` (from 0) among ``length`` epochs or iterations."""
@@ -80,11 +95,10 @@ class Rate:
     def tick(self) -> None:
         """Moves on by one training forward."""
         if len(self._round) == 2:
-            # Two values and no counter: a compiler that specializes on what it reads compiles twice, not every time.
-            self.now = self._round[1] if self.now == self._round[0] else self._round[0]
+            self._on = not self._on
         elif len(self._round) > 2:
             self._position = (self._position + 1) % len(self._round)
-            self.now = self._round[self._position]
+            self.set(self._round[self._position])
 
     @property
     def mix(self) -> Mix:
@@ -212,9 +226,7 @@ class Scheduler:
 
     def _apply(self) -> None:
         for rate in self._rates:
-            value = self.rate_at(rate, self._steps)
-            if value != rate.now:
-                rate.now = value
+            rate.set(self.rate_at(rate, self._steps))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the plan and how far it has come, as plain numbers and strings."""

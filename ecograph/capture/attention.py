@@ -44,5 +44,19 @@ multi_head_attention: Callable[..., Any] = _build()
 @contextmanager
 def visible() -> Iterator[None]:
     """Within the context, ``F.multi_head_attention_forward`` is the version that tracing sees into."""
+    _fill_tables()
     with mock.patch.object(F, "multi_head_attention_forward", multi_head_attention):
         yield
+
+
+def _fill_tables() -> None:
+    """Has torch fill its tables of functions, which it looks up by name once, while the name means the original."""
+    from torch._dynamo import trace_rules
+    from torch._dynamo.variables import torch as dynamo_torch
+    from torch.overrides import get_overridable_functions, get_testing_overrides
+
+    trace_rules.lookup(ORIGINAL)
+    get_testing_overrides()
+    get_overridable_functions()
+    # Dynamo keeps a copy of the last one, under a private name.
+    getattr(dynamo_torch, "get_overridable_functions", get_overridable_functions)()

@@ -16,7 +16,6 @@ from functools import reduce
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -88,9 +87,13 @@ class _Routing(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is F.multi_head_attention_forward:
+        # Functions written in Python are known by name: while Dynamo traces, they are not the same objects.
+        name = getattr(func, "__name__", "")
+        if name == "multi_head_attention_forward":
             with self:
                 return multi_head_attention(*args, **kwargs)
+        if name == "unflatten":
+            func = torch.unflatten  # Tensor.unflatten is written with super(), which Dynamo cannot trace from a mode
         signature = SIGNATURES.get(func)
         if signature is not None:
             bound = signature.bind(args, kwargs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import fx, nn
 
@@ -16,6 +16,9 @@ from ecograph.passes.sparse_backward.linear import sparse_linear
 from ecograph.passes.sparse_backward.modules import REPLACEMENTS
 from ecograph.passes.sparse_backward.pays import Workload, why_dense
 from ecograph.schedule import Rate
+
+if TYPE_CHECKING:
+    from ecograph.loop import Program
 
 
 class SparseBackward(Options):
@@ -148,6 +151,20 @@ class SparseBackward(Options):
             align=self.align,
             dense_because=dense_because,
         )
+
+    def insert(self, program: Program) -> None:
+        """Adds the drop rate's schedule to a generated training loop."""
+        program.insert(
+            "before_training",
+            """
+            from ecograph import Scheduler
+
+            # Sets the drop rate of every sparse layer, epoch by epoch.
+            sparsity = Scheduler(model, epochs=epochs, steps_per_epoch=STEPS)
+            """,
+            STEPS=program.steps_per_epoch,
+        )
+        program.insert("after_optimizer_step", "sparsity.step()")
 
     @staticmethod
     def _channels(site: Site) -> int:
