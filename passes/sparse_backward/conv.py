@@ -165,11 +165,11 @@ def _put_weight(weight: Tensor, fill: Tensor, kept: Tensor, rows: Tensor, groups
     """Returns the full grad_weight from that of the kept output channels."""
     if not transposed:
         return put_rows(weight, fill, kept, rows)
-    # (groups, C_in / groups, C_out / groups, *kernel): the output channels are dim 2
-    grouped = _grouped(weight, groups)
-    per_channel = fill.view(groups, 1, -1, *(1,) * (grouped.ndim - 3)).expand_as(grouped)
-    index = _per_group(weight, kept, groups)
-    return per_channel.scatter(2, index, _grouped(rows, groups)).flatten(0, 1)
+    full = torch.empty_like(weight, dtype=rows.dtype)  # with the weight's strides: its gradient is not copied again
+    grouped = full.unflatten(0, (groups, -1))  # (groups, C_in / groups, C_out / groups, *kernel)
+    grouped.copy_(fill.view(groups, 1, -1, *(1,) * (grouped.ndim - 3)))
+    grouped.scatter_(2, _per_group(weight, kept, groups), _grouped(rows, groups))
+    return full
 
 
 def _grouped(weight: Tensor, groups: int) -> Tensor:
