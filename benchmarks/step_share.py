@@ -1,0 +1,110 @@
+"""What share of a dense training step is the backward of given layers, and how much memory a step holds at its peak."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile, record_function
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_MARK = "rewritten layer"
+_NODE = "autograd::engine::evaluate_function: "
+
+
+def backward_share(model: nn.Module, layers: Iterable[str], step: Callable[[], Any], steps: int = 5) -> float:
+    """Returns the profiler's time in the backward of ``layers`` as a share of its time in the whole step.
+
+    The forward calls of the layers are marked; autograd nodes carry the sequence number of the forward operation they
+    belong to, so the backward nodes of exactly these layers are found.
+
+    Args:
+        model: the dense model.
+        layers: names of the modules that a pass would rewrite.
+        step: one training step of ``model``.
+        steps: how many are profiled.
+    """
+    open_marks: list[Any] = []
+
+    def enter(*_: Any) -> None:
+        mark = record_function(_MARK)
+        mark.__enter__()
+        open_marks.append(mark)
+
+    def leave(*_: Any) -> None:
+        open_marks.pop().__exit__(None, None, None)
+
+    hooks = []
+    for name in layers:
+        module = model.get_submodule(name)
+        hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
+    try:
+        step()
+        with profile(activities=activities) as profiler:
+            for _ in range(steps):
+                step()
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+    def time(event: Any) -> float:
+        return float(event.device_time_total if torch.cuda.is_available() else event.cpu_time_total)
+
+    events = list(profiler.events())
+    marked = {e.sequence_nr for e in events if e.sequence_nr >= 0 and _inside(e, _MARK)}
+    ours = sum(time(e) for e in events if e.name.startswith(_NODE) and e.sequence_nr in marked)
+    roots = [e for e in events if e.cpu_parent is None and not e.is_user_annotation]
+    total = sum(time(e) for e in roots)
+    total += sum(time(e) for e in events if e.cpu_parent is None and e.name == _MARK)
+    return ours / total
+
+
+def _inside(event: Any, name: str) -> bool:
+    while event is not None:
+        if event.name == name:
+            return True
+        event = event.cpu_parent
+    return False
+
+
+class PeakMemory(TorchDispatchMode):
+    """Adds up the bytes of all live tensors that operations made, and remembers the most there were at once.
+
+    Deterministic, on any device. What a kernel allocates inside itself is not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                self._see(tensor.untyped_storage())
+        return result
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+        self._known.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+def peak_memory(step: Callable[[], Any]) -> int:
+    """Returns the most bytes that tensors made during ``step`` held at once."""
+    with PeakMemory() as memory:
+        step()
+    return memory.peak
