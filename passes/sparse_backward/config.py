@@ -36,13 +36,14 @@ class Options:
 
     def __post_init__(self) -> None:
         """Validates; raises ValueError with the option's name and the fix."""
-        object.__setattr__(self, "grads", (self.grads,) if isinstance(self.grads, str) else tuple(self.grads))
+        if isinstance(self.grads, (str, list)):
+            object.__setattr__(self, "grads", (self.grads,) if isinstance(self.grads, str) else tuple(self.grads))
         if isinstance(self.drop, bool) or not isinstance(self.drop, (int, float)) or not 0 <= self.drop < 1:
             raise ValueError(f"drop={self.drop!r}: give a number from 0 (dense) to below 1, such as 0.8")
         _one_of("schedule", self.schedule, tuple(SCHEDULES))
         _one_of("select", self.select, ("topk", "random"))
         _one_of("when", self.when, ("pays", "always"))
-        if not self.grads or set(self.grads) - {"input", "weight"}:
+        if not isinstance(self.grads, tuple) or not {*self.grads} <= {"input", "weight"} or not self.grads:
             raise ValueError(f"grads={self.grads!r}: give ('input', 'weight'), ('input',) or ('weight',)")
         for name in ("align", "min_channels"):
             value = getattr(self, name)

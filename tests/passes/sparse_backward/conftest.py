@@ -80,7 +80,13 @@ def make_sparse() -> Callable[..., Any]:
     def make(layer: nn.Module, drop: float, **options: Any) -> nn.Module:
         rate = options.pop("rate", None) or Rate(drop, "constant")
         channels = getattr(layer, "out_channels", None) or layer.out_features
-        settings = {"grads": ("input", "weight"), "random": False, "unbiased": False, "align": 1, "dense_because": ""}
+        settings = {
+            "grads": ("input", "weight"),
+            "random": False,
+            "unbiased": False,
+            "align": 1,
+            "dense_because": "",
+        }
         layer.sparse = SparseLayer(
             "layer", rate, channels=channels // getattr(layer, "groups", 1), **{**settings, **options}
         )

@@ -23,7 +23,9 @@ PLAIN = {
 }  # fmt: skip
 
 
-def case(dims: int, c_in: int, c_out: int, size: tuple[int, ...], kernel: tuple[int, ...], **geometry: Any) -> Any:
+def case(
+    dims: int, c_in: int, c_out: int, size: tuple[int, ...], kernel: tuple[int, ...], **geometry: Any
+) -> Any:
     options = {"stride": (1,) * dims, "padding": (0,) * dims, "dilation": (1,) * dims, "groups": 1} | geometry
     return c_in, c_out, size, kernel, options
 
@@ -57,7 +59,9 @@ def leaves_of(
     bias: bool = True, dtype: torch.dtype = torch.float64, batch: int = 3,
 ) -> list[Tensor | None]:  # fmt: skip
     groups = options["groups"]
-    shape = (c_in, c_out // groups, *kernel) if options.get("transposed") else (c_out, c_in // groups, *kernel)
+    shape = (
+        (c_in, c_out // groups, *kernel) if options.get("transposed") else (c_out, c_in // groups, *kernel)
+    )
     return [
         torch.randn(batch, c_in, *size, dtype=dtype).requires_grad_(),
         torch.randn(shape, dtype=dtype).requires_grad_(),
@@ -95,7 +99,9 @@ def test_gradients_are_those_of_the_masked_dense_backward(name: str, bias: bool,
     cotangent = torch.randn_like(expected_output)
     per_group = shapes[1] // options["groups"]
     for keep in {1, per_group // 2, per_group - 1}:
-        torch.testing.assert_close(sparse_conv(*leaves, **options, keep=keep), expected_output, rtol=0, atol=0)
+        torch.testing.assert_close(
+            sparse_conv(*leaves, **options, keep=keep), expected_output, rtol=0, atol=0
+        )
         found = sparse_grads(leaves, cotangent, **options, keep=keep)
         assert_close(found, oracle(plain(options), leaves, cotangent, keep, options["groups"]))
         kept = found[1].flatten(1).abs().sum(1).count_nonzero() if not options.get("transposed") else None
@@ -160,7 +166,9 @@ def test_an_input_in_a_transposed_layout(oracle: Any) -> None:
     leaves = leaves_of(*shapes, options)
     leaves[0] = torch.randn(3, 9, 4, dtype=torch.float64).transpose(1, 2).requires_grad_()
     cotangent = torch.randn_like(plain(options)(*leaves))
-    assert_close(sparse_grads(leaves, cotangent, **options, keep=3), oracle(plain(options), leaves, cotangent, 3))
+    assert_close(
+        sparse_grads(leaves, cotangent, **options, keep=3), oracle(plain(options), leaves, cotangent, 3)
+    )
 
 
 @st.composite
@@ -208,7 +216,9 @@ def test_any_configuration(configuration: Any, bias: bool) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", ["2d", "grouped", "transposed 2d", "1d"])
-def test_low_precision_stays_in_its_dtype_and_near_float64(name: str, dtype: torch.dtype, oracle: Any) -> None:
+def test_low_precision_stays_in_its_dtype_and_near_float64(
+    name: str, dtype: torch.dtype, oracle: Any
+) -> None:
     *shapes, options = CASES[name]
     leaves = [leaf.detach().to(dtype).requires_grad_() for leaf in leaves_of(*shapes, options)]
     expected = plain(options)(*leaves)
@@ -222,7 +232,9 @@ def test_low_precision_stays_in_its_dtype_and_near_float64(name: str, dtype: tor
     tolerance = 20 * torch.finfo(dtype).eps
     want = oracle(plain(options), exact, cotangent.double(), 3, options["groups"])
     for ours, theirs in zip(found, want, strict=True):
-        torch.testing.assert_close(ours.double(), theirs, rtol=tolerance, atol=tolerance * theirs.abs().max().item())
+        torch.testing.assert_close(
+            ours.double(), theirs, rtol=tolerance, atol=tolerance * theirs.abs().max().item()
+        )
 
 
 class Calls(TorchDispatchMode):
@@ -239,11 +251,21 @@ class Calls(TorchDispatchMode):
 
 @pytest.mark.parametrize("grads", [(True, True), (True, False), (False, True)])
 @pytest.mark.parametrize(
-    "wants", [(True, True, True), (False, True, True), (True, False, False), (False, True, False), (True, True, False)]
+    "wants",
+    [
+        (True, True, True),
+        (False, True, True),
+        (True, False, False),
+        (False, True, False),
+        (True, True, False),
+    ],
 )
 def test_only_the_gradients_asked_for_are_computed(wants: tuple[bool, ...], grads: tuple[bool, bool]) -> None:
     *shapes, options = CASES["2d"]
-    leaves = [leaf.detach().requires_grad_(want) for leaf, want in zip(leaves_of(*shapes, options), wants, strict=True)]
+    leaves = [
+        leaf.detach().requires_grad_(want)
+        for leaf, want in zip(leaves_of(*shapes, options), wants, strict=True)
+    ]
     output = sparse_conv(*leaves, **options, keep=3, grads=grads)
     with Calls() as seen:
         output.backward(torch.ones_like(output))
@@ -276,7 +298,9 @@ BAD = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("name", ["2d", "grouped", "transposed 2d", "transposed, grouped"])
 @pytest.mark.parametrize("channels", [(1,), (0, 2, 4, 5)], ids=["one", "more than kept"])
-def test_what_is_not_finite_is_never_lost(name: str, bad: str, channels: tuple[int, ...], random: bool) -> None:
+def test_what_is_not_finite_is_never_lost(
+    name: str, bad: str, channels: tuple[int, ...], random: bool
+) -> None:
     *shapes, options = CASES[name]
     leaves = leaves_of(*shapes, options)
     for seed in range(5 if random else 1):
@@ -292,7 +316,9 @@ def test_what_is_not_finite_is_never_lost(name: str, bad: str, channels: tuple[i
         for channel in range(shapes[1]):
             rows = [g[1] for g in (found, dense)]
             if options.get("transposed"):
-                rows = [r.unflatten(0, (groups, -1))[channel // per_group, :, channel % per_group] for r in rows]
+                rows = [
+                    r.unflatten(0, (groups, -1))[channel // per_group, :, channel % per_group] for r in rows
+                ]
             else:
                 rows = [r[channel] for r in rows]
             ours, theirs = rows
@@ -323,7 +349,9 @@ def test_unbiased_draws_average_to_the_dense_gradient(name: str) -> None:
     cotangent = torch.randn_like(plain(options)(*leaves))
     dense = torch.autograd.grad(plain(options)(*leaves), leaves, cotangent)
     torch.manual_seed(0)
-    draws = [sparse_grads(leaves, cotangent, **options, keep=2, random=True, unbiased=True) for _ in range(400)]
+    draws = [
+        sparse_grads(leaves, cotangent, **options, keep=2, random=True, unbiased=True) for _ in range(400)
+    ]
     for index, target in enumerate(dense):
         stacked = torch.stack([draw[index] for draw in draws])
         standard_error = stacked.std(0) / 20
@@ -395,8 +423,8 @@ def test_make_fx_traces_the_sparse_backward(oracle: Any) -> None:
     assert_close(list(traced(*leaves, other)), oracle(plain(options), leaves, other, 3))
 
 
-# torch's own tracing of an autograd.Function makes an instance of one.
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+# Tracing and compiling, torch calls what it has deprecated itself.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", ["2d", "grouped", "transposed, grouped", "1d", "3d"])
 def test_compiles_whole_with_the_same_gradients(name: str) -> None:
     *shapes, options = CASES[name]
