@@ -1,4 +1,4 @@
-"""What captured graphs say: which products there are, which parameters they multiply by, which come first and last."""
+"""What captured graphs say: which products there are, by which parameters, which come first and last."""
 
 from ecograph.analysis.products import Product, find_product
 from ecograph.analysis.sites import Site, find_sites

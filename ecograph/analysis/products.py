@@ -1,7 +1,7 @@
 """Convolutions and matrix products, under whichever of torch's names they were called.
 
-One small table per way of calling: which argument is the input, which the weight, which the bias. Adding a way of
-calling is one entry in ``_SIGNATURES`` (and one test).
+One small table per way of calling: which argument is the input, which the weight, which the bias. Adding a
+way of calling is one entry in ``SIGNATURES`` (and one test).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import fx
+from torch.utils import _pytree as pytree
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,21 @@ OTHER_PRODUCTS: dict[Callable[..., Any], str] = {
 }
 
 
+#: Recurrent layers and cells: for each, where the list of weights is among the arguments, or where the
+#: weights begin.
+RECURRENT: dict[Callable[..., Any], int] = {
+    torch.lstm: 2,
+    torch.gru: 2,
+    torch.rnn_tanh: 2,
+    torch.rnn_relu: 2,
+    torch.lstm_cell: 2,
+    torch.gru_cell: 2,
+    torch.rnn_tanh_cell: 2,
+    torch.rnn_relu_cell: 2,
+}
+OTHER_PRODUCTS.update(dict.fromkeys(RECURRENT, "a recurrent layer"))
+
+
 @dataclass(frozen=True)
 class Product:
     """A product found in a graph.
@@ -140,15 +156,28 @@ def find_product(node: fx.Node) -> Product | None:
         words = OTHER_PRODUCTS.get(function)
     except TypeError:  # an unhashable callable is none of ours
         return None
+    if words is None and "grouped_mm" in getattr(
+        function, "__name__", ""
+    ):  # a family, with fallbacks by library
+        words = "a grouped product (one weight per expert)"
     if signature is None:
         if words is None:
             return None
-        return Product(node, None, tuple(node.all_input_nodes), {}, f"{words} is not rewritten")
+        return Product(node, None, _operands(node, function), {}, f"{words} is not rewritten")
     arguments = signature.bind(node.args, dict(node.kwargs))
     operands = tuple(arguments.get(name) for name in (signature.input, signature.weight))
     if not all(isinstance(operand, fx.Node) for operand in operands):
         return None
     return Product(node, signature, operands, arguments, _problem(arguments))  # type: ignore[arg-type]
+
+
+def _operands(node: fx.Node, function: Callable[..., Any]) -> tuple[fx.Node, ...]:
+    """Returns what a call without a signature multiplies; of a recurrent layer, the input and the weights."""
+    start = RECURRENT.get(function)
+    if start is None:
+        return tuple(node.all_input_nodes)
+    leaves = pytree.tree_leaves((node.args[:1], node.args[start:]))
+    return tuple(dict.fromkeys(leaf for leaf in leaves if isinstance(leaf, fx.Node)))
 
 
 def _problem(arguments: dict[str, Any]) -> str:

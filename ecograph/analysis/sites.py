@@ -1,9 +1,9 @@
 """Sites: every product with a parameter for a weight, wherever in the model it is called.
 
 A product is a site where its weight derives from parameters alone (the parameter itself, a transposed view, a
-standardized or re-parametrized copy) and its other operand does not. A site belongs to the innermost module in whose
-forward it is called, which need not be the module that owns the weight: ``nn.MultiheadAttention`` multiplies by its
-child's ``out_proj.weight`` itself.
+standardized or re-parametrized copy) and its other operand does not. A site belongs to the innermost module
+in whose forward it is called, which need not be the module that owns the weight: ``nn.MultiheadAttention``
+multiplies by its child's ``out_proj.weight`` itself.
 """
 
 from __future__ import annotations
@@ -13,8 +13,18 @@ from dataclasses import dataclass, field
 
 from torch import fx, nn
 
+from ecograph.analysis.flow import Step, flow
 from ecograph.analysis.products import Product, find_product
-from ecograph.capture.graph import Capture, Graph, example, module_path, parameter_name, shape
+from ecograph.capture.graph import (
+    BUFFER,
+    OWN_BACKWARD,
+    Capture,
+    Graph,
+    example,
+    module_path,
+    parameter_name,
+    shape,
+)
 
 #: The layers that can be replaced as a whole. Exact types: a subclass may have a forward of its own.
 PLAIN_LAYERS: tuple[type[nn.Module], ...] = (
@@ -36,7 +46,8 @@ class Site:
         graph: the graph it is in.
         node: its node there; passes may replace it.
         product: what is multiplied, and how.
-        name: the layer's name for people: the path of the module that owns the weight, or the weight's own name.
+        name: the layer's name for people: the path of the module that owns the weight, or the weight's own
+            name.
         module: path of the module in whose forward the call happens.
         parameters: qualified names of the parameters the weight derives from.
         type: class name of ``module``.
@@ -97,62 +108,80 @@ def find_sites(capture: Capture, model: nn.Module) -> list[Site]:
         model: the model itself; only its structure is read.
     """
     calls: Counter[tuple[str, str]] = Counter()
-    sites: list[Site] = []
+    pieces: list[list[Site]] = []
+    # A module that is reachable by several paths is one layer, under the path that comes first.
+    paths = {id(module): path for path, module in model.named_modules()}
     for graph in capture.graphs:
-        sources = _parameter_sources(graph)
+        steps = list(flow(graph))
+        sources = _parameter_sources(steps)
         found: list[Site] = []
-        for node in graph.nodes:
+        for inner, node, _ in steps:
             product = find_product(node)
-            if product is not None and (site := _site(graph, product, sources, model)) is not None:
+            if product is not None and (site := _site(inner, product, sources, model, paths)) is not None:
                 key = (site.module, site.name)
                 site.call = calls[key]
                 calls[key] += 1
                 found.append(site)
-        _mark_ends(graph, found)
-        sites += found
-    _keep_outer_ends(sites)
-    return sites
+        _mark_ends(steps, found)
+        pieces.append(found)
+    _keep_outer_ends([piece for piece in pieces if piece], capture)
+    return [site for piece in pieces for site in piece]
 
 
-def _parameter_sources(graph: Graph) -> dict[fx.Node, frozenset[str] | None]:
+def _parameter_sources(steps: list[Step]) -> dict[fx.Node, frozenset[str] | None]:
     """Returns for every node the parameters it derives from, or None where it derives from an input too."""
     sources: dict[fx.Node, frozenset[str] | None] = {}
-    for node in graph.nodes:
+    for _, node, depends in steps:
         name = parameter_name(node)
         if name is not None:
             sources[node] = frozenset({name})
-        elif node.op == "placeholder":
-            sources[node] = frozenset() if "ecograph_buffer" in node.meta else None
-        elif node.op == "call_module":
+        elif BUFFER in node.meta:
+            sources[node] = frozenset()
+        elif node.op == "call_module" or (node.op == "placeholder" and not depends):
             sources[node] = None
         else:
-            inputs = [sources[n] for n in node.all_input_nodes]
+            inputs = [sources[n] for n in depends]
             known = [names for names in inputs if names is not None]
             sources[node] = frozenset().union(*known) if len(known) == len(inputs) else None
     return sources
 
 
 def _site(
-    graph: Graph, product: Product, sources: dict[fx.Node, frozenset[str] | None], model: nn.Module
+    graph: Graph,
+    product: Product,
+    sources: dict[fx.Node, frozenset[str] | None],
+    model: nn.Module,
+    paths: dict[int, str],
 ) -> Site | None:
     names = [sources[operand] for operand in product.operands]
-    if not any(names) or None not in names:  # no weight, or no activation
+    if not any(names):
         return None
     problem = product.problem
-    weight = product.operands[next(i for i, found in enumerate(names) if found)]
-    if product.signature is not None and weight is not product.weight:
+    index = _weight_index(names)
+    weight = product.operands[index]
+    behind = sources[weight] or frozenset()
+    if product.signature is None:  # several of its operands may be weights
+        behind = behind.union(*(found for found in names if found))
+    elif weight is not product.weight:
         problem = "the weight is the left operand of the product"
-    path = module_path(product.node)
-    module = model.get_submodule(path)
-    parameters = tuple(sorted(_name_below(model, path, name) for name in sources[weight] or ()))
+    elif all(names) and product.signature.kind == "linear" and product.signature.transposed:
+        problem = "both operands are parameters"
+    if OWN_BACKWARD in product.node.meta:
+        problem = "it is called inside an autograd.Function, which has a backward of its own"
+    module = model.get_submodule(module_path(product.node))
+    path = paths[id(module)]
+    parameters = tuple(sorted(_name_below(model, path, name) for name in behind))
     inside = all(not path or name.startswith(f"{path}.") for name in parameters)
     if not inside:
         problem = problem or f"its weight {parameters[0]} is handed in from outside {path}"
-    if problem == "" and len(shape(weight) or _parameter_shape(model, parameters)) < 2:
+    weight_shape = shape(weight) or _parameter_shape(model, parameters)
+    if problem == "" and len(weight_shape) < 2:
         problem = "the weight is a vector"
-    if problem == "" and product.signature and product.signature.kind == "linear" and product.signature.transposed:
-        if len(shape(weight) or _parameter_shape(model, parameters)) > 2:
-            problem = "a batched weight is not rewritten"
+    by_matmul = (
+        product.signature is not None and product.signature.kind == "linear" and product.signature.transposed
+    )
+    if problem == "" and by_matmul and len(weight_shape) > 2:
+        problem = "a batched weight is not rewritten"
     value, given = example(weight), example(product.operands[0])
     site = Site(
         graph=graph,
@@ -164,15 +193,27 @@ def _site(
         type=type(module).__name__,
         plain=type(module) in PLAIN_LAYERS and inside,
         problem=problem,
-        weight_shape=shape(weight) or _parameter_shape(model, parameters),
+        weight_shape=weight_shape,
         input_shape=shape(product.operands[0]),
         output_shape=shape(product.node),
     )
     site.needs_grad = (
         True if given is None else given.requires_grad,
-        all(model.get_parameter(n).requires_grad for n in parameters) if value is None else value.requires_grad,
+        all(model.get_parameter(n).requires_grad for n in parameters)
+        if value is None
+        else value.requires_grad,
     )
     return site
+
+
+def _weight_index(names: list[frozenset[str] | None]) -> int:
+    """Returns which operand is the weight.
+
+    The one that derives from parameters; where several do (``linear`` of learned queries), the one in the
+    place where weights stand.
+    """
+    derived = [i for i, found in enumerate(names) if found]
+    return 1 if 1 in derived else derived[0]
 
 
 def _name_below(model: nn.Module, path: str, name: str) -> str:
@@ -204,26 +245,28 @@ def _layer_name(parameters: tuple[str, ...], path: str) -> str:
     return name
 
 
-def _mark_ends(graph: Graph, sites: list[Site]) -> None:
+def _mark_ends(steps: list[Step], sites: list[Site]) -> None:
     """Marks the sites that no other site comes before, and those that no other comes after."""
     nodes = {site.node for site in sites}
     behind: set[fx.Node] = set()  # nodes that some site leads to
-    for node in graph.nodes:
-        if any(n in behind or n in nodes for n in node.all_input_nodes):
+    for _, node, depends in steps:
+        if any(n in behind or n in nodes for n in depends):
             behind.add(node)
     ahead: set[fx.Node] = set()  # nodes that lead to some site
-    for node in reversed(list(graph.nodes)):
-        if any(n in ahead or n in nodes for n in node.users):
-            ahead.add(node)
+    for _, node, depends in reversed(steps):
+        if node in ahead or node in nodes:
+            ahead.update(depends)
     for site in sites:
         site.first, site.last = site.node not in behind, site.node not in ahead
 
 
-def _keep_outer_ends(sites: list[Site]) -> None:
-    """Where a model is in pieces, only the first piece has first layers and only the last has last ones."""
-    if not sites:
-        return
-    first, last = sites[0].graph, sites[-1].graph
-    for site in sites:
-        site.first = site.first and site.graph is first
-        site.last = site.last and site.graph is last
+def _keep_outer_ends(pieces: list[list[Site]], capture: Capture) -> None:
+    """Where a model is in pieces, only the first piece has first layers and only the last has last ones.
+
+    Pieces that did not run are neither.
+    """
+    ran = [piece for piece in pieces if not capture.shapes or piece[0].graph.method == "dynamo"]
+    for piece in pieces:
+        for site in piece:
+            site.first = site.first and piece is ran[0]
+            site.last = site.last and piece is ran[-1]

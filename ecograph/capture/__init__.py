@@ -2,8 +2,8 @@
 
 ``capture(model, ...)`` is the only way in. With example inputs it asks Dynamo (:mod:`.dynamo`), without them,
 or where Dynamo cannot run, it traces symbolically (:mod:`.symbolic`). Either way the result is a
-:class:`Capture`: graphs of torch-level operations whose nodes know the module they ran in and, for parameters,
-their qualified name.
+:class:`Capture`: graphs of torch-level operations whose nodes know the module they ran in and, for
+parameters, their qualified name.
 """
 
 from ecograph.capture.capture import capture

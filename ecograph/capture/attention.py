@@ -1,9 +1,10 @@
 """``F.multi_head_attention_forward`` as a function that tracing and routing can see into.
 
-torch treats that function as one operation: Dynamo puts a single node in the graph, and a TorchFunctionMode is
-handed the whole call. The products inside (the packed projections of ``nn.MultiheadAttention``) stay hidden. Here
-the very same code objects are given a second life as functions of this module, where nothing treats them specially,
-so both stages see the ``linear`` calls inside. The arithmetic is torch's own, operation for operation.
+torch treats that function as one operation: Dynamo puts a single node in the graph, and a TorchFunctionMode
+is handed the whole call. The products inside (the packed projections of ``nn.MultiheadAttention``) stay
+hidden. Here the very same code objects are given a second life as functions of this module, where nothing
+treats them specially, so both stages see the ``linear`` calls inside. The arithmetic is torch's own,
+operation for operation.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def _visible(function: Any, names: dict[str, Any]) -> FunctionType:
 
 def _build() -> FunctionType:
     names = dict(vars(F))
-    # Both helpers run linear on slices of the packed weight. The override check would hand the call to a mode again.
+    # Both helpers run linear on slices of the packed weight. The override check would hand the call to a mode
+    # again.
     names["has_torch_function"] = lambda tensors: False
     for helper in ("_in_projection_packed", "_in_projection"):
         names[helper] = _visible(names[helper], names)
@@ -50,7 +52,7 @@ def visible() -> Iterator[None]:
 
 
 def _fill_tables() -> None:
-    """Has torch fill its tables of functions, which it looks up by name once, while the name means the original."""
+    """Has torch fill its tables of functions, looked up by name once, while the name means the original."""
     from torch._dynamo import trace_rules
     from torch._dynamo.variables import torch as dynamo_torch
     from torch.overrides import get_overridable_functions, get_testing_overrides

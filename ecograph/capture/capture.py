@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from ecograph.capture import dynamo, symbolic
+from ecograph.capture.copying import copy_module
 from ecograph.capture.graph import Capture, Part
 from ecograph.capture.inputs import Inputs, device_of, move, normalize
 from ecograph.capture.quiet import first_line, silent, untouched_random_state
@@ -17,8 +19,9 @@ def capture(model: nn.Module, example_inputs: Any = None) -> Capture:
 
     Args:
         model: any module, on any device including ``meta``; its parameters are not read.
-        example_inputs: what the model is called with: a tensor, a tuple ``(x, ...)``, a dict of keyword inputs, or a
-            pair ``(args, kwargs)``. Values do not matter, shapes do. Without them the graphs know no shapes.
+        example_inputs: what the model is called with: a tensor, a tuple ``(x, ...)``, a dict of keyword
+            inputs, or a pair ``(args, kwargs)``. Values do not matter, shapes do. Without them the graphs
+            know no shapes.
 
     Returns:
         The graphs, and for every part of the model how it was captured and why it was cut there.
@@ -27,13 +30,17 @@ def capture(model: nn.Module, example_inputs: Any = None) -> Capture:
         ValueError: where the example inputs do not fit the model.
     """
     inputs = normalize(example_inputs)
-    with untouched_random_state(), silent():
+    with untouched_random_state(model), silent(), torch.inference_mode(False):
         if inputs is None:
             return symbolic.capture(model)
         try:
-            return dynamo.capture(model, inputs)
+            captured = dynamo.capture(model, inputs)
         except Exception as error:
             reason = first_line(error)
+        else:
+            if captured.cut:
+                symbolic.complete(model, captured)
+            return captured
         _check_fit(model, inputs)
         captured = symbolic.capture(model)
     captured.parts.insert(0, Part("", "none", f"Dynamo could not capture it ({reason}); traced symbolically"))
@@ -41,12 +48,8 @@ def capture(model: nn.Module, example_inputs: Any = None) -> Capture:
 
 
 def _check_fit(model: nn.Module, inputs: Inputs) -> None:
-    """Runs the plain model once on a copy, to tell inputs that do not fit from a model that Dynamo cannot take."""
-    import copy
-
-    import torch
-
-    trial = copy.deepcopy(model, {id(p): p for p in model.parameters()}).train()
+    """Runs a copy once, to tell inputs that do not fit from a model that Dynamo cannot take."""
+    trial = copy_module(model).train()
     args, kwargs = move(inputs, device_of(model))
     try:
         with torch.no_grad():

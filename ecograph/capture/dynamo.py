@@ -1,20 +1,23 @@
 """Capture with Dynamo: a backend that records graphs and computes nothing.
 
-The model is copied with fake tensors in place of data, and a throw-away function that calls the copy is compiled with
-a recording backend. Dynamo inlines the whole model into that function, so the graph and everything Dynamo caches
-belong to it and vanish with it.
+The model is copied with fake tensors in place of data, and a throw-away function that calls the copy is
+compiled with a recording backend. Dynamo inlines the whole model into that function, so the graph and
+everything Dynamo caches belong to it and vanish with it.
 
-Parameters are recognised by identity: when a recorded graph is *called*, its arguments are the very tensors of the
-copy, and the copy knows their qualified names. No naming scheme of Dynamo's placeholders is relied on.
+Parameters are recognised by identity: when a recorded graph is *called*, its arguments are the very tensors
+of the copy, and the copy knows their qualified names. No naming scheme of Dynamo's placeholders is relied on.
 
-A model with data-dependent Python cannot run on fake tensors. Only then is it run for real, on a copy that shares the
-parameters and owns its buffers.
+A model with data-dependent Python cannot run on fake tensors. Only then is it run for real, on a copy that
+shares the parameters and owns its buffers.
 """
 
 from __future__ import annotations
 
 import copy
+import logging
 import re
+import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -23,8 +26,10 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from ecograph.capture import attention
+from ecograph.capture.copying import copy_module
 from ecograph.capture.graph import BUFFER, MODULE, PARAMETER, Capture, Graph, Part
 from ecograph.capture.inputs import Inputs, device_of, move
+from ecograph.capture.nested import find_nested
 from ecograph.capture.quiet import code_caches_restored, first_line
 
 
@@ -41,50 +46,43 @@ def capture(model: nn.Module, inputs: Inputs) -> Capture:
         if any(p.is_meta for p in model.parameters()):
             raise
         note = f"ran on the example inputs, since it depends on data: {first_line(error)}"
-    shared = copy.deepcopy(model, {id(p): p for p in model.parameters()})
-    return _record(shared, inputs, nullcontext(), note)
+    return _record(copy_module(model), inputs, nullcontext(), note)
 
 
 def _fake(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs, AbstractContextManager[Any]]:
-    """Returns the model and the inputs with fake tensors (shapes and dtypes without memory), and their mode."""
+    """Returns model and inputs with fake tensors (shapes and dtypes without memory), and their mode."""
     from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with mode, FakeCopyMode(mode):
-        fake = copy.deepcopy(model)
+        fake = copy_module(model, share_parameters=False)
     args, kwargs = pytree.tree_map_only(torch.Tensor, mode.from_tensor, inputs)
     return fake, (args, kwargs), mode
 
 
-def _record(
-    model: nn.Module, inputs: Inputs, mode: AbstractContextManager[Any], note: str = ""
-) -> Capture:
+def _record(model: nn.Module, inputs: Inputs, mode: AbstractContextManager[Any], note: str = "") -> Capture:
     """Runs ``model``, a copy of the user's, under a recording backend and returns what was recorded."""
     import torch._dynamo.config as dynamo_config
+    from torch._dynamo.utils import counters
 
     model.train()
     parameters = {id(p): name for name, p in model.named_parameters(remove_duplicate=True)}
     buffers = {id(b): name for name, b in model.named_buffers(remove_duplicate=True)}
+    paths = {id(module): path for path, module in model.named_modules()}
     graphs: list[Graph] = []
-    recorded: dict[int, dict[fx.Node, str]] = {}
+    first_run: dict[int, list[str]] = {}
 
     def backend(module: fx.GraphModule, example_inputs: list[torch.Tensor]) -> Any:
         def run(*args: Any) -> Any:
-            placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
-            names = {
-                node: parameters[id(arg)] for node, arg in zip(placeholders, args, strict=True) if id(arg) in parameters
-            }
-            if id(module) not in recorded:
-                recorded[id(module)] = names
-                graph = Graph(module, "dynamo")
-                _annotate(graph, model)
+            names = [parameters.get(id(arg)) or buffers.get(id(arg)) or "" for arg in args]
+            if id(module) not in first_run:
+                first_run[id(module)] = names
+                graph = _graph(module)
+                _annotate(graph, paths, _frame_path(module, names))
             else:  # the same code ran again for another layer, and Dynamo reused its graph
-                graph = _relabelled(module, recorded[id(module)], names)
-            for node, arg in zip(placeholders, args, strict=True):
-                if node in names:
-                    _nth(graph, placeholders.index(node)).meta[PARAMETER] = names[node]
-                elif id(arg) in buffers:
-                    _nth(graph, placeholders.index(node)).meta[BUFFER] = buffers[id(arg)]
+                graph = _graph(_copied(module))
+                _relabel(graph, _moves(first_run[id(module)], names))
+            _name_tensors(graph, [(parameters.get(id(arg)), buffers.get(id(arg))) for arg in args])
             graphs.append(graph)
             return module(*args)
 
@@ -94,64 +92,141 @@ def _record(
         return model(*args, **kwargs)
 
     args, kwargs = inputs
-    limits = {"recompile_limit": 1 << 16, "accumulated_recompile_limit": 1 << 16}
     with (
         attention.visible(),
         code_caches_restored(),
-        dynamo_config.patch(**limits),
+        dynamo_config.patch(**_config()),
+        torch.compiler.set_stance("default"),
         torch.enable_grad(),
         mode,
     ):
+        counters["graph_break"].clear()
         torch.compile(entry, backend=backend, dynamic=False)(*args, **kwargs)
+        breaks = list(counters["graph_break"])
     if not graphs:
         raise RuntimeError("Dynamo recorded no graph")
-    if len(graphs) > 1 and not note:
-        note = f"{len(graphs)} graphs: Python between them cannot be captured"
-    return Capture(graphs, [Part("", "dynamo", note)])
+    if breaks and not note:
+        note = f"{len(graphs)} graphs, cut where Dynamo says: {first_line(breaks[0])}"
+    return Capture(graphs, [Part("", "dynamo", note)], cut=bool(breaks))
 
 
-# Dynamo names modules by how the compiled function reaches them: "L['model'].layer1.0", or "L['model']" for the root.
-_ROOT = re.compile(r"^L\['\w+'\]\.?")
+def _config() -> dict[str, Any]:
+    """Dynamo's settings for recording, whatever the user's are."""
+    return {
+        # A graph break in a block that is repeated gives one entry per block.
+        "recompile_limit": 1 << 16,
+        "accumulated_recompile_limit": 1 << 16,
+        "error_on_recompile": False,
+        "fail_on_recompile_limit_hit": False,
+        "suppress_errors": False,
+        # Recurrent layers as one node of the graph, not as a place where it is cut.
+        "allow_rnn": True,
+        # A message that the model's forward prints is not a reason to cut the graph. Nor should it appear
+        # (and, where it appears only once, be used up) while nobody trains.
+        "ignore_logging_functions": {print, warnings.warn, *_logging_methods()},
+    }
 
 
-def _annotate(graph: Graph, model: nn.Module) -> None:
-    """Writes the path of the innermost module on every node."""
-    known = {name for name, _ in model.named_modules(remove_duplicate=False)}
-    for node in graph.nodes:
-        stack = node.meta.get("nn_module_stack") or {}
-        path = ""
-        for name, _ in stack.values():
-            candidate = _ROOT.sub("", name)
-            if candidate in known:
-                path = candidate
-        node.meta[MODULE] = path
+def _logging_methods() -> list[Callable[..., Any]]:
+    """The methods of Logger that emit, with those that libraries add, such as ``warning_once``."""
+    standard = ("debug", "info", "warning", "error", "exception", "critical", "fatal", "log")
+    return [
+        method
+        for name, method in vars(logging.Logger).items()
+        if callable(method) and (name in standard or getattr(method, "__module__", "") != "logging")
+    ]
 
 
-def _nth(graph: Graph, index: int) -> fx.Node:
-    return [n for n in graph.nodes if n.op == "placeholder"][index]
+def _graph(module: fx.GraphModule) -> Graph:
+    graph = Graph(module, "dynamo")
+    find_nested(graph)
+    return graph
 
 
-def _relabelled(module: fx.GraphModule, before: dict[fx.Node, str], now: dict[fx.Node, str]) -> Graph:
-    """Returns a copy of a graph that was recorded in one layer, with the paths of the layer it ran in now.
+def _with_nested(graph: Graph) -> list[Graph]:
+    children = [nested.graph for calls in graph.nested.values() for nested in calls]
+    return [graph, *(deeper for child in children for deeper in _with_nested(child))]
 
-    The two layers have the same structure, so where ``blocks.0.fc.weight`` became ``blocks.1.fc.weight``, every path
-    ``blocks.0...`` became ``blocks.1...``.
+
+def _annotate(graph: Graph, paths: dict[int, str], frame: str) -> None:
+    """Writes the path of the innermost module on every node.
+
+    Dynamo's record of the modules a call was made in is keyed by their ids, with "@1" after it for a second
+    call. It starts at the frame that was compiled: after a graph break, that is the forward of some inner
+    module.
+    """
+    for each in _with_nested(graph):
+        for node in each.nodes:
+            keys = (str(key).partition("@")[0] for key in node.meta.get("nn_module_stack") or {})
+            known = [paths[int(key)] for key in keys if key.isdigit() and int(key) in paths]
+            node.meta[MODULE] = known[-1] if known else frame
+
+
+# Dynamo names what a frame uses by how it is reached: "L['self'].layer1.0.weight".
+_VARIABLE = re.compile(r"^[LG]\['\w+'\]\.?")
+_CONTAINER = re.compile(r"\._(?:modules|parameters|buffers)\['([^']+)'\]")
+
+
+def _frame_path(module: fx.GraphModule, names: list[str]) -> str:
+    """Returns the path of the module whose method was compiled: what the names it uses lack."""
+    placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
+    found = []
+    for node, name in zip(placeholders, names, strict=True):
+        source = getattr(node.meta.get("grapharg"), "source", None)
+        if name and source is not None:
+            local = _VARIABLE.sub("", _CONTAINER.sub(r".\1", str(source.name)))
+            if name == local or name.endswith(f".{local}"):
+                found.append(name[: -len(local) - 1])
+    return min(found, key=len, default="")
+
+
+def _name_tensors(graph: Graph, names: list[tuple[str | None, str | None]]) -> None:
+    """Names the placeholders of parameters and buffers, in nested graphs too."""
+    placeholders = [n for n in graph.nodes if n.op == "placeholder"]
+    for node, (parameter, buffer) in zip(placeholders, names, strict=True):
+        if parameter is not None:
+            node.meta[PARAMETER] = parameter
+        elif buffer is not None:
+            node.meta[BUFFER] = buffer
+    for calls in graph.nested.values():
+        for nested in calls:
+            given = [{} if source is None else source.meta for source in nested.inputs.values()]
+            _name_tensors(nested.graph, [(meta.get(PARAMETER), meta.get(BUFFER)) for meta in given])
+
+
+def _copied(module: fx.GraphModule) -> fx.GraphModule:
+    """Returns a copy with nodes of its own, in nested graphs too; values are shared."""
+    copied = fx.GraphModule(module, copy.deepcopy(module.graph))
+    for name, child in module.named_children():
+        if isinstance(child, fx.GraphModule):
+            setattr(copied, name, _copied(child))
+    return copied
+
+
+def _moves(before: list[str], now: list[str]) -> dict[str, str]:
+    """Returns which module paths of the layer a graph was recorded in are which of the layer it ran in now.
+
+    The two layers have the same structure, so where ``blocks.0.fc.weight`` became ``blocks.1.fc.weight``,
+    every path ``blocks.0...`` became ``blocks.1...``.
     """
     moved: dict[str, str] = {}
-    for node, old in before.items():
-        new = now.get(node, old)
+    for old, new in zip(before, now, strict=True):
         while old and new:
             moved.setdefault(old, new)
-            old_tail, new_tail = old.rpartition("."), new.rpartition(".")
-            if old_tail[2] != new_tail[2]:
+            (old, _, old_last), (new, _, new_last) = old.rpartition("."), new.rpartition(".")
+            if old_last != new_last:
                 break
-            old, new = old_tail[0], new_tail[0]
-    copied = Graph(fx.GraphModule(module, copy.copy(module.graph)), "dynamo")
-    for node in copied.nodes:
-        path = node.meta.get(MODULE, "")
-        head, tail = path, ""
-        while head and head not in moved:
-            head, _, last = head.rpartition(".")
-            tail = f".{last}{tail}"
-        node.meta[MODULE] = moved.get(head, head) + (tail if moved.get(head, head) else tail.lstrip("."))
-    return copied
+    return moved
+
+
+def _relabel(graph: Graph, moved: dict[str, str]) -> None:
+    """Rewrites the module path of every node; the longest known beginning of the path decides."""
+    for each in _with_nested(graph):
+        for node in each.nodes:
+            head, tail = node.meta.get(MODULE, ""), ""
+            while head and head not in moved:
+                head, _, last = head.rpartition(".")
+                tail = f".{last}{tail}"
+            node.meta[MODULE] = (moved.get(head, head) + tail).lstrip(".")
+            for key in (PARAMETER, BUFFER):
+                node.meta.pop(key, None)

@@ -1,11 +1,16 @@
 """What capture returns: fx graphs in one language, with the facts every later stage asks for.
 
-The language is torch-level functions (``F.linear``, ``torch.addmm``, ``F.conv2d``, ``Tensor.view``, ...). Three
-facts hang on the nodes, under the keys below, so that passes may copy and edit graphs with plain fx tools:
+The language is torch-level functions (``F.linear``, ``torch.addmm``, ``F.conv2d``, ``Tensor.view``, ...).
+These facts hang on the nodes, under the keys below, so that passes may copy and edit graphs with plain fx
+tools:
 
 * ``MODULE``: on every node, the path of the innermost module in whose forward the call happens;
-* ``PARAMETER`` / ``BUFFER``: on placeholders and ``get_attr`` nodes, the qualified name of the tensor they stand for;
-* ``"example_value"``: the fake tensor (or tuple of them) a node gave, where the capture knew shapes.
+* ``PARAMETER`` / ``BUFFER``: on placeholders and ``get_attr`` nodes, the qualified name of the tensor they
+  stand for;
+* ``"example_value"``: the fake tensor (or tuple of them) a node gave, where the capture knew shapes;
+* ``RECOMPUTED``: on nodes under activation checkpointing, which the backward computes a second time;
+* ``OWN_BACKWARD``: on nodes inside an ``autograd.Function``, whose backward is not what autograd would
+  derive.
 """
 
 from __future__ import annotations
@@ -20,6 +25,8 @@ from torch import fx
 MODULE = "ecograph_module"
 PARAMETER = "ecograph_parameter"
 BUFFER = "ecograph_buffer"
+RECOMPUTED = "ecograph_recomputed"
+OWN_BACKWARD = "ecograph_own_backward"
 
 
 @dataclass
@@ -30,16 +37,35 @@ class Graph:
         module: the graph, as a GraphModule. Parameters are placeholders (Dynamo) or ``get_attr`` (symbolic).
         method: ``"dynamo"`` or ``"symbolic"``.
         path: where in the model this graph starts: ``""`` for the whole model.
+        nested: graphs that a node of this one calls as a whole: the body of a checkpointed region, the
+            forward of an ``autograd.Function``, the branches of ``torch.cond``.
     """
 
     module: fx.GraphModule
     method: str
     path: str = ""
+    nested: dict[fx.Node, list[Nested]] = field(default_factory=dict)
 
     @property
     def nodes(self) -> Iterator[fx.Node]:
         """The nodes, in execution order."""
         return iter(self.module.graph.nodes)
+
+
+@dataclass
+class Nested:
+    """A graph that a node of another graph calls.
+
+    Attributes:
+        graph: the graph.
+        inputs: for each of its placeholders, the node of the calling graph that is handed in; None where
+            unknown.
+        backward: for the forward of an ``autograd.Function``, the graph of its backward.
+    """
+
+    graph: Graph
+    inputs: dict[fx.Node, fx.Node | None]
+    backward: fx.GraphModule | None = None
 
 
 @dataclass(frozen=True)
@@ -64,18 +90,17 @@ class Capture:
     Attributes:
         graphs: in execution order.
         parts: how each part was captured, and why it was cut there.
-        shapes: whether nodes carry ``"example_value"``.
-        whole: whether the single graph is the entire forward: tensors in, tensors out.
-        inputs: for a whole graph, which placeholder each tensor of the example inputs became.
+        cut: whether some of the model's forward ran between the graphs, out of sight.
     """
 
     graphs: list[Graph] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
+    cut: bool = False
 
     @property
     def shapes(self) -> bool:
-        """Whether the graphs know the shape of every tensor."""
-        return bool(self.graphs) and all(g.method == "dynamo" for g in self.graphs)
+        """Whether the graphs of what ran know the shape of every tensor."""
+        return bool(self.graphs) and self.graphs[0].method == "dynamo"
 
 
 def module_path(node: fx.Node) -> str:

@@ -15,8 +15,8 @@ def normalize(example_inputs: Any) -> Inputs | None:
     """Returns ``(args, kwargs)`` from a tensor, a tuple of positional inputs or a mapping of keyword inputs.
 
     Args:
-        example_inputs: one tensor, a tuple or list of positional arguments (whose last element may be a dict of
-            keyword arguments when it is a pair ``(args, kwargs)``), or a mapping of keyword arguments.
+        example_inputs: one tensor, a tuple or list of positional arguments (whose last element may be a dict
+            of keyword arguments when it is a pair ``(args, kwargs)``), or a mapping of keyword arguments.
 
     Raises:
         ValueError: for anything else, and for inputs without a tensor.
@@ -36,8 +36,8 @@ def normalize(example_inputs: Any) -> Inputs | None:
             args, kwargs = tuple(example_inputs), {}
     else:
         raise ValueError(
-            f"example_inputs is a {type(example_inputs).__name__}: give a tensor, a tuple of positional inputs "
-            "such as (x,), or a dict of keyword inputs such as {'input_ids': ids}"
+            f"example_inputs is a {type(example_inputs).__name__}: give a tensor, a tuple of positional "
+            "inputs such as (x,), or a dict of keyword inputs such as {'input_ids': ids}"
         )
     if not any(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves((args, kwargs))):
         raise ValueError("example_inputs holds no tensor: give what you would pass to model(...)")

@@ -6,35 +6,45 @@ import logging
 import random
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import CodeType
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 
-def first_line(error: BaseException) -> str:
-    """Returns the first line of what an exception says, short enough for a table."""
+def first_line(error: BaseException | str) -> str:
+    """Returns the first line of what an exception (or a reason) says, short enough for a table."""
     lines = str(error).strip().splitlines()
+    if isinstance(error, str):
+        return lines[0][:160] if lines else "no reason given"
     return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
 
 
 @contextmanager
-def untouched_random_state() -> Iterator[None]:
-    """Puts Python's, NumPy's and torch's random states back as they were."""
+def untouched_random_state(model: nn.Module) -> Iterator[None]:
+    """Puts the random states of Python, NumPy and torch (CPU and the model's devices) back."""
     python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    devices = {t.device for t in (*model.parameters(), *model.buffers())} - {torch.device("meta")}
+    with ExitStack() as stack:
+        for kind in {device.type for device in devices} | {"cpu"}:
+            # Forking no device of a kind forks the CPU's generator alone, and starts no accelerator.
+            same = [] if kind == "cpu" else [device for device in devices if device.type == kind]
+            stack.enter_context(
+                torch.random.fork_rng(devices=same, device_type="cuda" if kind == "cpu" else kind)
+            )
+        try:
             yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
 
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Keeps the warnings and log lines of tracing off the user's screen; what matters of them is in the result."""
+    """Keeps the warnings and log lines of tracing off the screen; what matters is in the result."""
     loggers = [logging.getLogger(name) for name in ("torch._dynamo", "torch._subclasses", "torch.fx")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -52,21 +62,26 @@ def silent() -> Iterator[None]:
 def code_caches_restored() -> Iterator[None]:
     """Removes what Dynamo compiled within the context from the caches of the user's code, and nothing else.
 
-    Dynamo keeps what it compiles with the code object it started from: the recorder's own entry function and, after a
-    graph break, functions of the user's model, which another instance of that model may be using compiled.
+    Dynamo keeps what it compiles with the code object it started from: the recorder's own entry function and,
+    after a graph break, functions of the user's model, which another instance of that model may be using
+    compiled.
     """
     from torch._C._dynamo.eval_frame import _debug_get_cache_entry_list, reset_code
     from torch._dynamo.convert_frame import input_codes
     from torch._dynamo.guards import DeletedGuardManagerWrapper
+    from torch._dynamo.utils import counters
 
     def entries() -> dict[CodeType, list[Any]]:
         codes = [code for ref in list(input_codes.seen) if (code := ref()) is not None]
         return {code: list(_debug_get_cache_entry_list(code)) for code in codes}
 
+    counted = {name: counter.copy() for name, counter in counters.items()}
     before = {code: {id(entry.guard_manager) for entry in kept} for code, kept in entries().items()}
     try:
         yield
     finally:
+        counters.clear()
+        counters.update(counted)
         for code, kept in entries().items():
             if not before.get(code):
                 reset_code(code)
@@ -74,4 +89,6 @@ def code_caches_restored() -> Iterator[None]:
             for entry in kept:
                 manager = entry.guard_manager
                 if id(manager) not in before[code] and manager.extra_state is not None:
-                    manager.extra_state.invalidate(entry, DeletedGuardManagerWrapper("ecograph's capture is over"))
+                    manager.extra_state.invalidate(
+                        entry, DeletedGuardManagerWrapper("ecograph's capture is over")
+                    )

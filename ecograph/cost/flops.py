@@ -1,54 +1,28 @@
 """Floating-point operations of products, from shapes: forward, grad_input and grad_weight.
 
-A multiply and an add count as two operations, as in ``torch.utils.flop_counter.FlopCounterMode``, with which these
-figures agree exactly except in two places where the counter is wrong: it overcounts the backward of grouped
-convolutions (by the number of groups), and it does not see attention on the CPU at all.
+A multiply and an add count as two operations, as in ``torch.utils.flop_counter.FlopCounterMode``, with which
+these figures agree exactly except in three places where the counter is wrong: it overcounts the backward of
+grouped convolutions (by the number of groups), and it does not see fused attention or LSTM layers on the CPU
+at all.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import fx
 
-from ecograph.analysis.products import OTHER_PRODUCTS, Product, find_product, function_of
-from ecograph.capture.graph import Graph, example, shape
+from ecograph.analysis.products import OTHER_PRODUCTS, RECURRENT, Product, find_product, function_of
+from ecograph.capture.graph import OWN_BACKWARD, RECOMPUTED, Graph, Nested, shape
+from ecograph.cost.attention import attention_flops
+from ecograph.cost.recurrent import recurrent_flops
+from ecograph.cost.types import Flops, needs_grad
 
-
-@dataclass(frozen=True)
-class Flops:
-    """Floating-point operations of one product, or of many added up.
-
-    Attributes:
-        forward: of the forward.
-        grad_input: of the gradient with respect to the activation (for attention: to all operands).
-        grad_weight: of the gradient with respect to the weight.
-    """
-
-    forward: int = 0
-    grad_input: int = 0
-    grad_weight: int = 0
-
-    @property
-    def backward(self) -> int:
-        """grad_input and grad_weight together."""
-        return self.grad_input + self.grad_weight
-
-    @property
-    def total(self) -> int:
-        """Of the whole step."""
-        return self.forward + self.backward
-
-    def __add__(self, other: Flops) -> Flops:
-        return Flops(
-            self.forward + other.forward,
-            self.grad_input + other.grad_input,
-            self.grad_weight + other.grad_weight,
-        )
+__all__ = ["Flops", "conv_flops", "graph_flops", "linear_flops", "needs_grad", "product_flops"]
 
 
 def linear_flops(output: tuple[int, ...], in_features: int) -> int:
@@ -90,22 +64,40 @@ def product_flops(product: Product, needs_grad: tuple[bool, bool]) -> Flops | No
         forward = 0  # matrix times vector: FlopCounterMode does not count it, nor does it matter
     else:
         forward = linear_flops(output, first[-1])
-    return Flops(forward, forward * needs_grad[0], forward * needs_grad[1])
+    return _in_context(product.node, Flops(forward, forward * needs_grad[0], forward * needs_grad[1]))
 
 
-def needs_grad(*nodes: Any) -> tuple[bool, ...]:
-    """Returns for each node whether its gradient is computed; yes where the graph does not know."""
-    return tuple(True if (value := example(node)) is None else value.requires_grad for node in nodes)
+def _in_context(node: fx.Node, flops: Flops) -> Flops:
+    """Checkpointed forwards run twice; from one in an autograd.Function no backward is derived."""
+    if OWN_BACKWARD in node.meta:
+        flops = Flops(flops.forward)
+    return replace(flops, recomputed=flops.forward) if RECOMPUTED in node.meta else flops
 
 
 def graph_flops(graph: Graph) -> dict[fx.Node, Flops]:
-    """Returns the FLOPs of every product and attention in a graph that knows its shapes."""
+    """Returns the FLOPs of every product and attention in a graph that knows its shapes.
+
+    Nested graphs are included. The backward of an ``autograd.Function`` is counted for the node that calls
+    it.
+    """
     counted: dict[fx.Node, Flops] = {}
     for node in graph.nodes:
         flops = _node_flops(node)
         if flops is not None:
             counted[node] = flops
+        for nested in graph.nested.get(node, []):
+            counted |= graph_flops(nested.graph)
+            if (backward := _own_backward(nested)) is not None:
+                counted[node] = backward
     return counted
+
+
+def _own_backward(nested: Nested) -> Flops | None:
+    """Returns what the backward of an autograd.Function computes, all of it as grad_input."""
+    if nested.backward is None:
+        return None
+    inside = graph_flops(Graph(nested.backward, nested.graph.method))
+    return Flops(grad_input=sum(flops.forward for flops in inside.values()))
 
 
 def _node_flops(node: fx.Node) -> Flops | None:
@@ -114,14 +106,14 @@ def _node_flops(node: fx.Node) -> Flops | None:
         grads = needs_grad(product.input, product.weight)
         return product_flops(product, (grads[0], grads[1]))
     function = function_of(node)
+    flops = None
     if function is F.scaled_dot_product_attention:
-        return _attention_flops(node)
-    try:
-        if function not in OTHER_PRODUCTS:
-            return None
-    except TypeError:
-        return None
-    return _other_flops(node, function)
+        flops = attention_flops(node)
+    elif product is not None and function in RECURRENT:
+        flops = recurrent_flops(node, cell=str(getattr(function, "__name__", "")).endswith("_cell"))
+    elif product is not None and function in OTHER_PRODUCTS:
+        flops = _other_flops(node, function)
+    return None if flops is None else _in_context(node, flops)
 
 
 def _other_flops(node: fx.Node, function: Any) -> Flops | None:
@@ -156,24 +148,3 @@ def _einsum_flops(node: fx.Node) -> int:
     if not set(sizes) - set(result):
         return 0  # nothing is summed: an elementwise product
     return 2 * math.prod(sizes.values())
-
-
-def _attention_flops(node: fx.Node) -> Flops | None:
-    names = ("query", "key", "value", "attn_mask", "dropout_p")
-    arguments = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
-    operands = [arguments[name] for name in names[:3]]
-    query, key, value = (shape(operand) for operand in operands)
-    if query is None or key is None or value is None:
-        return None
-    scores = 2 * math.prod(query[:-1]) * key[-2] * query[-1]
-    mix = 2 * math.prod(query[:-1]) * key[-2] * value[-1]
-    if not any(needs_grad(*operands)):
-        return Flops(scores + mix)
-    # Gradients of query and key cost one product each, so do those of value and scores; fused kernels form the scores
-    # a second time because they did not keep them.
-    mask = arguments.get("attn_mask")
-    fused = arguments.get("dropout_p", 0.0) == 0.0 and len(query) == 4
-    if isinstance(mask, fx.Node) and needs_grad(mask)[0]:
-        fused = False
-    again = scores if fused else 0
-    return Flops(scores + mix, 2 * scores + 2 * mix + again)

@@ -1,0 +1,62 @@
+"""A copy of the user's model to trace, so that tracing may run the model's own Python without a trace on it.
+
+``copy.deepcopy`` alone is not enough. It shares functions, whose closures may hold the model itself (a
+forward that was wrapped, as Accelerate does) or the user's lists (a hook that collects activations). And it
+refuses tensors that carry a graph, such as the ``weight`` that ``torch.nn.utils.weight_norm`` keeps beside
+its parameters.
+"""
+
+from __future__ import annotations
+
+import copy
+from types import CellType, FunctionType
+from typing import Any, TypeVar
+from unittest import mock
+
+import torch
+from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def copy_module(model: M, *, share_parameters: bool = True) -> M:
+    """Returns a copy of ``model`` whose forward changes nothing in the original, as far as Python allows.
+
+    Module-level variables, class attributes and files are beyond reach: a forward that writes to those, does.
+
+    Args:
+        model: the model.
+        share_parameters: whether the copy has the very same parameters. Buffers are always its own.
+    """
+    memo: dict[int, Any] = {id(p): p for p in model.parameters()} if share_parameters else {}
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, torch.Tensor) and not value.is_leaf:
+                memo[id(value)] = copy.deepcopy(value.detach())
+    # deepcopy has no public way to say how functions are copied.
+    with mock.patch.dict(copy._deepcopy_dispatch, {FunctionType: _copy_function}):  # type: ignore[attr-defined]
+        return copy.deepcopy(model, memo)
+
+
+def _copy_function(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
+    """Copies a function together with the variables it closes over; functions without any are shared."""
+    if not function.__closure__:
+        return function
+    cells = tuple(CellType() for _ in function.__closure__)
+    copied = FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, cells
+    )
+    copied.__kwdefaults__ = function.__kwdefaults__
+    copied.__dict__.update(function.__dict__)
+    copied.__qualname__, copied.__module__ = function.__qualname__, function.__module__
+    memo[id(function)] = copied  # before the closure: it may lead back here
+    for cell, original in zip(cells, function.__closure__, strict=True):
+        try:
+            content = original.cell_contents
+        except ValueError:  # a variable that has no value yet
+            continue
+        try:
+            cell.cell_contents = copy.deepcopy(content, memo)
+        except Exception:  # what cannot be copied (a lock, a file, a generator) is shared
+            cell.cell_contents = content
+    return copied
