@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
@@ -172,8 +172,9 @@ def _layer_report(site: SiteRecord, record: Record) -> LayerReport:
     after = before
     if before is not None and layer is not None and rewritten_by and not reason:
         mix = record.mixes[[rate is layer.rate for rate in record.rates].index(True)]
-        parts = [(layer.cost(before, rate), share) for rate, share in mix.items()]
-        after = Flops(*(round(sum(getattr(f, n) * s for f, s in parts)) for n in ("forward", "grad_input", "grad_weight")))
+        parts = [(layer.cost(before, rate, site.channels), share) for rate, share in mix.items()]
+        names = [f.name for f in fields(Flops)]
+        after = Flops(*(round(sum(getattr(flops, name) * share for flops, share in parts)) for name in names))
     name = site.name if site.call == 0 else f"{site.name} (call {site.call + 1})"
     return LayerReport(name, site.type, site.output_shape, rewritten_by, reason, before, after)
 
@@ -181,4 +182,4 @@ def _layer_report(site: SiteRecord, record: Record) -> LayerReport:
 def _flops_dict(flops: Flops | None) -> dict[str, int] | None:
     if flops is None:
         return None
-    return {"forward": flops.forward, "grad_input": flops.grad_input, "grad_weight": flops.grad_weight}
+    return asdict(flops)

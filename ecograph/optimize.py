@@ -185,6 +185,7 @@ def _record(made: Plan, captured: Capture) -> Record:
                 pass_name=choice.pass_.name if choice.pass_ else "",
                 reason=choice.reason,
                 output_shape=choice.site.output_shape,
+                channels=choice.site.out_channels and choice.site.out_channels // choice.site.groups,
                 flops=_site_flops(choice.site),
                 layer=choice.layer,
             )

@@ -29,6 +29,7 @@ class SiteRecord:
         pass_name: the pass that rewrote it, or "".
         reason: why it was left alone, or "".
         output_shape: of the example, or None.
+        channels: output channels, per group, or None where they are unknown.
         flops: of the plain step, or None where shapes are unknown.
         layer: what the pass put in place, which knows the rest at run time; None where nothing was rewritten.
     """
@@ -40,6 +41,7 @@ class SiteRecord:
     pass_name: str = ""
     reason: str = ""
     output_shape: tuple[int, ...] | None = None
+    channels: int | None = None
     flops: Flops | None = None
     layer: Layer | None = None
 

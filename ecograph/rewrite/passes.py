@@ -32,6 +32,10 @@ class Layer(Protocol):
         """Computes a convolution, with the arguments of ``F.conv2d`` and its relatives."""
         ...
 
+    def cost(self, plain: Flops, rate: float, channels: int | None = None) -> Flops:
+        """Returns the FLOPs of a call at ``rate``, given those of the plain call and its output channels."""
+        ...
+
 
 @runtime_checkable
 class Pass(Protocol):

@@ -140,5 +140,6 @@ def _compute(layer: Layer, signature: Signature, bound: dict[str, Any]) -> Tenso
     if signature.transposed:
         weight = weight.t()
     if bias is not None and (bias.dim() != 1 or bias.shape[0] != weight.shape[0]):  # addmm broadcasts
-        return layer.linear(input, weight, None) + bias
+        product: Tensor = layer.linear(input, weight, None) + bias
+        return product
     return layer.linear(input, weight, bias)

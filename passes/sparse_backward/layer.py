@@ -8,6 +8,7 @@ plain torch function and nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -53,10 +54,10 @@ def sparse_cost(plain: Flops, channels: int, rate: float, grads: tuple[bool, boo
         align: as in the pass.
     """
     keep = kept_channels(channels, rate, align)
-    return Flops(
-        plain.forward,
-        plain.grad_input * keep // channels if grads[0] else plain.grad_input,
-        plain.grad_weight * keep // channels if grads[1] else plain.grad_weight,
+    return replace(
+        plain,
+        grad_input=plain.grad_input * keep // channels if grads[0] else plain.grad_input,
+        grad_weight=plain.grad_weight * keep // channels if grads[1] else plain.grad_weight,
     )
 
 
@@ -100,9 +101,15 @@ class SparseLayer:
         """Returns how many of ``channels`` (of one group) the backward keeps at the present rate."""
         return kept_channels(channels, self.rate.now, self.align)
 
-    def cost(self, plain: Flops, rate: float) -> Flops:
-        """Returns the layer's FLOPs at a rate, given those of the plain layer."""
-        return sparse_cost(plain, self.channels, rate, self.grads, self.align)
+    def cost(self, plain: Flops, rate: float, channels: int | None = None) -> Flops:
+        """Returns the FLOPs of a call at a rate, given those of the plain call.
+
+        Args:
+            plain: of the plain call.
+            rate: the drop rate.
+            channels: of this call, per group, where it differs from the layer's: a packed weight is used in parts.
+        """
+        return sparse_cost(plain, channels or self.channels, rate, self.grads, self.align)
 
     def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """``F.linear`` with the sparse backward that the rate asks for."""
@@ -157,7 +164,8 @@ class SparseLayer:
         """Returns how many channels this call's backward keeps; all of them for the plain function."""
         if self.rate.now == 0 or self.dense_because != "" or not torch.is_grad_enabled():
             return channels
-        if not (input.requires_grad or weight.requires_grad) or input.numel() == 0:
+        wanted = (self.grads[0] and input.requires_grad) or (self.grads[1] and weight.requires_grad)
+        if not wanted or input.numel() == 0:
             return channels
         if input.is_nested or weight.is_complex():
             return channels
