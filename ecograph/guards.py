@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,8 +15,10 @@ def check_model(model: Any) -> None:
     if not isinstance(model, nn.Module):
         hint = ": pass an instance, model()" if isinstance(model, type) else ""
         raise ValueError(f"optimize needs a torch.nn.Module, not {type(model).__name__}{hint}")
-    if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-        raise ValueError(f"the model is wrapped in {type(model).__name__}: optimize first, then wrap it")
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            kind = type(module).__name__
+            raise ValueError(f"{name or 'the model'} is wrapped in {kind}: optimize first, then wrap it")
     if _is_fsdp(model):
         raise ValueError("the model is sharded by FSDP: optimize first, then shard it")
     if isinstance(model, torch._dynamo.OptimizedModule) or model._compiled_call_impl is not None:
@@ -39,14 +41,14 @@ def _is_fsdp(model: nn.Module) -> bool:
 
 def check_names(model: nn.Module, names: Sequence[str]) -> None:
     """Raises ValueError for a name in ``skip`` that the model does not have."""
-    if isinstance(names, str):
-        raise ValueError(f"skip={names!r}: give a list of names, such as skip=[{names!r}]")
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise ValueError(f"skip={names!r}: give a list of names, such as skip=['{names}']")
     known = {name for name, _ in model.named_modules(remove_duplicate=False)}
     known |= {name for name, _ in model.named_parameters(remove_duplicate=False)}
     for name in names:
         if name not in known:
             from difflib import get_close_matches
 
-            close = get_close_matches(name, known, 3, 0.4)
+            close = get_close_matches(str(name), known, 3, 0.4)
             hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
             raise ValueError(f"skip: {type(model).__name__} has no layer {name!r}{hint}")

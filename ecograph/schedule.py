@@ -170,7 +170,7 @@ class Scheduler:
             ("warmup", warmup, 0),
             ("tail", tail, 0),
         ):
-            if not isinstance(value, int) or value < least:
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name}={value!r}: give a whole number, {least} or more")
         if by not in ("epoch", "iteration"):
             raise ValueError(f"by={by!r}: give 'epoch' or 'iteration'")
@@ -179,7 +179,7 @@ class Scheduler:
         found = records(model)
         if not found:
             raise ValueError(f"{type(model).__name__} is not optimized: call ecograph.optimize(model) first")
-        self._rates = [rate for record in found for rate in record.rates]
+        self._records = found
         self._steps = 0
         self._plan = {
             "epochs": epochs,
@@ -189,10 +189,10 @@ class Scheduler:
             "warmup": warmup,
             "tail": tail,
         }
-        for rate in self._rates:
-            rate.scheduled = True
         for record in found:
-            record.mixes = [self.mix(rate) for rate in record.rates]
+            for rate in record.rates:
+                rate.scheduled = True
+        self._announce()
         self._apply()
 
     @property
@@ -225,8 +225,14 @@ class Scheduler:
         self._apply()
 
     def _apply(self) -> None:
-        for rate in self._rates:
-            rate.set(self.rate_at(rate, self._steps))
+        for record in self._records:
+            for rate in record.rates:
+                rate.set(self.rate_at(rate, self._steps))
+
+    def _announce(self) -> None:
+        """Tells explain what the plan comes to on average."""
+        for record in self._records:
+            record.mixes = [self.mix(rate) for rate in record.rates]
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the plan and how far it has come, as plain numbers and strings."""
@@ -243,4 +249,5 @@ class Scheduler:
             raise ValueError(f"not the state of an ecograph.Scheduler: {sorted(missing)} missing")
         self._steps = int(state["steps"])
         self._plan = {name: state[name] for name in self._plan}
+        self._announce()
         self._apply()
