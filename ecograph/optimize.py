@@ -18,7 +18,7 @@ from ecograph.capture import Capture, capture
 from ecograph.cost.flops import Flops, graph_flops, product_flops
 from ecograph.errors import NoEffectWarning
 from ecograph.guards import check_model, check_names
-from ecograph.record import ATTRIBUTE, Record, SiteRecord, records
+from ecograph.record import ATTRIBUTE, ORIGINAL, Record, SiteRecord, records
 from ecograph.rewrite.lower import lower as lower_plan
 from ecograph.rewrite.lower import undo
 from ecograph.rewrite.passes import Pass, Plan, plan, rewrite_graphs
@@ -110,7 +110,7 @@ def restore(model: M) -> M:
     Warns:
         NoEffectWarning: where the model is not optimized.
     """
-    original = model.__dict__.get("_ecograph_original")
+    original = model.__dict__.get(ORIGINAL)
     if original is not None:
         return original  # type: ignore[no-any-return]
     if not records(model):

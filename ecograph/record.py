@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: The attribute of the model that holds its record. A plain attribute: not part of the state_dict.
 ATTRIBUTE = "_ecograph"
+#: The attribute of a rewritten graph that holds the model it was made from.
+ORIGINAL = "_ecograph_original"
 
 
 @dataclass

@@ -29,6 +29,7 @@ from ecograph.capture import attention
 from ecograph.capture.copying import copy_module
 from ecograph.capture.graph import BUFFER, MODULE, PARAMETER, Capture, Graph, Part
 from ecograph.capture.inputs import Inputs, device_of, move
+from ecograph.capture.interface import find_interface
 from ecograph.capture.nested import find_nested
 from ecograph.capture.quiet import code_caches_restored, first_line
 
@@ -71,6 +72,7 @@ def _record(model: nn.Module, inputs: Inputs, mode: AbstractContextManager[Any],
     paths = {id(module): path for path, module in model.named_modules()}
     graphs: list[Graph] = []
     first_run: dict[int, list[str]] = {}
+    last_call: tuple[Any, Any] = ((), ())
 
     def backend(module: fx.GraphModule, example_inputs: list[torch.Tensor]) -> Any:
         def run(*args: Any) -> Any:
@@ -84,7 +86,9 @@ def _record(model: nn.Module, inputs: Inputs, mode: AbstractContextManager[Any],
                 _relabel(graph, _moves(first_run[id(module)], names))
             _name_tensors(graph, [(parameters.get(id(arg)), buffers.get(id(arg))) for arg in args])
             graphs.append(graph)
-            return module(*args)
+            nonlocal last_call
+            last_call = args, (outputs := module(*args))
+            return outputs
 
         return run
 
@@ -101,13 +105,16 @@ def _record(model: nn.Module, inputs: Inputs, mode: AbstractContextManager[Any],
         mode,
     ):
         counters["graph_break"].clear()
-        torch.compile(entry, backend=backend, dynamic=False)(*args, **kwargs)
+        result = torch.compile(entry, backend=backend, dynamic=False)(*args, **kwargs)
         breaks = list(counters["graph_break"])
     if not graphs:
         raise RuntimeError("Dynamo recorded no graph")
     if breaks and not note:
         note = f"{len(graphs)} graphs, cut where Dynamo says: {first_line(breaks[0])}"
-    return Capture(graphs, [Part("", "dynamo", note)], cut=bool(breaks))
+    captured = Capture(graphs, [Part("", "dynamo", note)], cut=bool(breaks))
+    if len(graphs) == 1 and not breaks:
+        captured.interface = find_interface(model, inputs, graphs[0], *last_call, result)
+    return captured
 
 
 def _config() -> dict[str, Any]:

@@ -17,10 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
+
+if TYPE_CHECKING:
+    from ecograph.capture.interface import Interface
 
 MODULE = "ecograph_module"
 PARAMETER = "ecograph_parameter"
@@ -91,11 +94,13 @@ class Capture:
         graphs: in execution order.
         parts: how each part was captured, and why it was cut there.
         cut: whether some of the model's forward ran between the graphs, out of sight.
+        interface: where one graph is the whole model, how it is called and what it returns.
     """
 
     graphs: list[Graph] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
     cut: bool = False
+    interface: Interface | None = None
 
     @property
     def shapes(self) -> bool:

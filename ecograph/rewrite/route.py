@@ -99,7 +99,7 @@ class _Routing(TorchFunctionMode):
             bound = signature.bind(args, kwargs)
             layer = self._layer_of(bound[signature.weight])
             if layer is not None and bound.get("alpha", 1) == 1 and bound.get("beta", 1) == 1:
-                return _compute(layer, signature, bound)
+                return compute(layer, signature, bound)
             return func(*args, **kwargs)
         result = func(*args, **kwargs)
         self._remember(result, args)
@@ -127,7 +127,7 @@ class _Routing(TorchFunctionMode):
                     return
 
 
-def _compute(layer: Layer, signature: Signature, bound: dict[str, Any]) -> Tensor:
+def compute(layer: Layer, signature: Signature, bound: dict[str, Any]) -> Tensor:
     """Computes the product of a call through its layer."""
     input, weight = bound[signature.input], bound[signature.weight]
     bias = bound.get(signature.bias) if signature.bias else None

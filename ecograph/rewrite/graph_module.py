@@ -1,0 +1,127 @@
+"""``lower="graph"``: the rewritten graph itself, as a module that trains the model's own parameters.
+
+For those who go on working with ``torch.fx``. Parameters and buffers keep their qualified names, so the state_dict has
+the model's keys; each rewritten product is a small submodule, so that its rate can change between steps.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from ecograph.analysis.products import Signature
+from ecograph.capture.graph import BUFFER, PARAMETER, Capture
+from ecograph.record import ATTRIBUTE, ORIGINAL, Record
+from ecograph.rewrite.passes import Choice, Layer, Plan
+from ecograph.rewrite.route import compute
+from ecograph.schedule import Ticker
+
+
+class RewrittenGraph(fx.GraphModule):
+    """A model's training step as one rewritten graph. Made by ``optimize(..., lower="graph")``."""
+
+    def train(self, mode: bool = True) -> RewrittenGraph:
+        """Sets training mode.
+
+        Raises:
+            RuntimeError: for eval mode: the graph was captured in training mode, with its dropout and batch statistics.
+        """
+        if not mode:
+            raise RuntimeError(
+                "this graph was captured in training mode and cannot run in eval mode: ecograph.restore(graph) gives the "
+                "model back, with the same Parameters"
+            )
+        return super().train(mode)  # type: ignore[no-any-return]
+
+
+class LayerProduct(nn.Module):
+    """A rewritten product in a graph: no parameters of its own, the weight is an argument."""
+
+    def __init__(self, layer: Layer, signature: Signature) -> None:
+        super().__init__()
+        self.layer = layer
+        self.signature = signature
+
+    def forward(self, **arguments: Any) -> Tensor:
+        """Computes the product from the arguments of the torch function it stands for, by name."""
+        return compute(self.layer, self.signature, arguments)
+
+
+def to_graph_module(model: nn.Module, captured: Capture, plan: Plan, record: Record) -> RewrittenGraph:
+    """Returns the rewritten graph of ``model`` as a module; the model itself is not changed.
+
+    Raises:
+        ValueError: where the model was not captured as one graph, or the graph cannot stand for it.
+    """
+    interface = captured.interface
+    if interface is None:
+        notes = "; ".join(part.note for part in captured.parts if part.note) or "give example_inputs"
+        raise ValueError(f"lower='graph' needs a model that is captured in one graph ({notes}): use lower='model'")
+    if interface.problem:
+        raise ValueError(f"lower='graph' cannot call the graph as the model: {interface.problem}. Use lower='model'")
+
+    source = captured.graphs[0].module.graph
+    graph = fx.Graph()
+    nodes: dict[fx.Node, fx.Node] = {}
+    names = dict.fromkeys(interface.inputs.values())
+    arguments = {name: graph.placeholder(name) for name in names}
+    rewritten = {choice.site.node: choice for choice in plan.rewritten}
+    products: dict[str, LayerProduct] = {}
+    for node in source.nodes:
+        tensor_name = node.meta.get(PARAMETER) or node.meta.get(BUFFER)
+        if tensor_name is not None:
+            nodes[node] = graph.get_attr(tensor_name)
+        elif node.op == "placeholder":
+            nodes[node] = arguments[interface.inputs[node]]
+        elif node.op == "output":
+            graph.output(fx.map_arg(interface.result, nodes.__getitem__))
+        elif node in rewritten:
+            nodes[node] = _call_product(graph, rewritten[node], products, nodes)
+        else:
+            nodes[node] = graph.node_copy(node, nodes.__getitem__)
+        if node in nodes:
+            nodes[node].meta = dict(node.meta)
+
+    attributes = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    inner = {n.target: copy.copy(getattr(captured.graphs[0].module, str(n.target), None)) for n in source.nodes if n.op == "get_attr"}
+    module = RewrittenGraph({**inner, **attributes, **products}, graph, type(model).__name__)
+    _add_missing(module, model)
+    module.register_forward_pre_hook(Ticker(plan.rates))
+    module.__dict__[ATTRIBUTE] = record
+    module.__dict__[ORIGINAL] = model
+    return module
+
+
+def _call_product(
+    graph: fx.Graph, choice: Choice, products: dict[str, LayerProduct], nodes: dict[fx.Node, fx.Node]
+) -> fx.Node:
+    signature = choice.site.product.signature
+    assert signature is not None and choice.layer is not None
+    name = f"ecograph_product_{len(products)}"
+    products[name] = LayerProduct(choice.layer, signature)
+    arguments = fx.map_arg(choice.site.product.arguments, nodes.__getitem__)
+    return graph.call_module(name, kwargs=dict(arguments))
+
+
+def _add_missing(module: nn.Module, model: nn.Module) -> None:
+    """Registers the tensors of ``model`` that its graph does not read, and which buffers are not saved."""
+    for path, part in model.named_modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            owner = _submodule(module, path)
+            if name not in owner._parameters:
+                owner.register_parameter(name, parameter)
+        for name, buffer in part.named_buffers(recurse=False):
+            owner = _submodule(module, path)
+            owner.register_buffer(name, buffer, persistent=name not in part._non_persistent_buffers_set)
+
+
+def _submodule(module: nn.Module, path: str) -> nn.Module:
+    for name in path.split(".") if path else ():
+        if name not in module._modules:
+            module.add_module(name, nn.Module())
+        inner = module._modules[name]
+        assert inner is not None
+        module = inner
+    return module
