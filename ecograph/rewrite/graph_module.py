@@ -35,6 +35,21 @@ class RewrittenGraph(fx.GraphModule):
             )
         return super().train(mode)  # type: ignore[no-any-return]
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> RewrittenGraph:
+        """Copies the record and the hooks too, which a GraphModule leaves behind."""
+        result = super().__deepcopy__(memo)
+        for name in (ATTRIBUTE, ORIGINAL, "_forward_pre_hooks"):
+            result.__dict__[name] = copy.deepcopy(self.__dict__[name], memo)
+        return result  # type: ignore[no-any-return]
+
+    def __reduce__(self) -> Any:
+        """Refuses: a graph module is pickled by tracing it again, which would lose the rewritten products.
+
+        Raises:
+            TypeError: always, with what to save in its place.
+        """
+        raise TypeError("a rewritten graph cannot be pickled: save graph.state_dict(), which has the model's keys")
+
 
 class LayerProduct(nn.Module):
     """A rewritten product in a graph: no parameters of its own, the weight is an argument."""
