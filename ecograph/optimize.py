@@ -85,7 +85,7 @@ def optimize(
     made = plan(chosen, sites, model, skip)
     record = _record(made, captured)
     if not made.rewritten:
-        _warn_no_effect(made)
+        _warn_no_effect(made, captured)
     if lower == "graph":
         from ecograph.rewrite.graph_module import to_graph_module
 
@@ -213,11 +213,15 @@ def _other_flops(captured: Capture, sites: Sequence[Site]) -> Flops | None:
     return total
 
 
-def _warn_no_effect(made: Plan) -> None:
+def _warn_no_effect(made: Plan, captured: Capture) -> None:
     reasons = list(dict.fromkeys(choice.reason for choice in made.choices if choice.reason))
-    why = f"of {len(made.choices)} layers none was rewritten: {'; '.join(reasons[:3])}" if made.choices else (
-        "the model has no convolution or linear layer"
-    )
+    failed = next((part for part in captured.parts if part.method == "none"), None)
+    if made.choices:
+        why = f"of {len(made.choices)} layers none was rewritten: {'; '.join(reasons[:3])}"
+    elif failed is not None:
+        why = f"{failed.path or 'the model'} could not be captured ({failed.note}): give example_inputs"
+    else:
+        why = "the model has no convolution or linear layer"
     if not made.passes:
         why = "there is no pass to apply"
     warnings.warn(f"ecograph.optimize had no effect: {why}", NoEffectWarning, stacklevel=3)

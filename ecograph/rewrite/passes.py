@@ -149,7 +149,7 @@ def plan(passes: Sequence[Pass], sites: Sequence[Site], model: nn.Module, skip: 
 
 
 def _inside(site: Site, name: str) -> bool:
-    return any(own == name or own.startswith(f"{name}.") for own in (site.name, site.module))
+    return any(own == name or own.startswith(f"{name}.") for own in (site.name, site.module, *site.parameters))
 
 
 def _by_layer(choices: Sequence[Choice]) -> list[list[Choice]]:

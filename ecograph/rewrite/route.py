@@ -62,10 +62,15 @@ class RoutedForward:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the module's own forward, with its products rewritten where a rate asks for it."""
         forward = self.before if self.before is not None else type(self.module).forward.__get__(self.module)
-        if not self.module.training or not any(route.layer.rate.now for route in self.routes):
+        if not self.module.training or not any(_acts(route.layer) for route in self.routes):
             return forward(*args, **kwargs)
         with _Routing(self.module, self.routes):
             return forward(*args, **kwargs)
+
+
+def _acts(layer: Layer) -> bool:
+    """Whether the layer computes anything but the plain product now, or has yet to see the batch that decides it."""
+    return layer.dense_because is None or (layer.dense_because == "" and layer.rate.now != 0)
 
 
 class _Routing(TorchFunctionMode):
