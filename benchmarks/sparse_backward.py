@@ -6,8 +6,8 @@
 
 Dense and sparse run in turn in one process, and every figure is a median. A step is zero_grad, forward, backward and an
 SGD step with momentum. The limit beside a step is ``1 - drop * share``, where share is the profiler's time in the dense
-backward of the layers that were made sparse, as a part of the dense step: what a sparse backward without any cost of its
-own would reach. The drop is constant; training alternates it with dense steps by default, so it saves half of this.
+backward of the layers that were made sparse, as a part of the dense step: what a sparse backward without any cost of
+its own would reach. The drop is constant; training alternates it with dense steps by default, so it saves half of this.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from ecograph.passes.sparse_backward import SparseBackward, sparse_conv, sparse_linear
 from models import MODELS
 from rich.console import Console
 from rich.progress import Progress
@@ -31,7 +32,6 @@ from timing import interleaved, machine
 from torch import Tensor, nn
 
 import ecograph
-from ecograph.passes.sparse_backward import SparseBackward, sparse_conv, sparse_linear
 
 DROPS = (0.5, 0.8)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy as copying
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from torch import nn
 
@@ -89,7 +89,7 @@ def optimize(
     if lower == "graph":
         from ecograph.rewrite.graph_module import to_graph_module
 
-        return to_graph_module(model, captured, made, record)  # type: ignore[return-value]
+        return cast(M, to_graph_module(model, captured, made, record))
 
     record.lowered = lower_plan(model, made)
     if made.rates:

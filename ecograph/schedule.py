@@ -56,8 +56,8 @@ SCHEDULES: dict[str, Callable[[int, int], float]] = {
 class Rate:
     """The rate at which a pass acts at this moment, shared by all the layers it rewrote.
 
-    A compiler specializes on what it reads here. So the state of a schedule that knows two rates, dense and peak, is one
-    bool: two compilations. The value of a gradual schedule is a float, which Dynamo makes symbolic when it changes.
+    A compiler specializes on what it reads here. So the state of a schedule that knows two rates, dense and peak, is
+    one bool: two compilations. The value of a gradual schedule is a float, which Dynamo makes symbolic when it changes.
 
     Attributes:
         peak: the rate at full strength, such as the drop of a sparse backward.

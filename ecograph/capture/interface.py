@@ -64,9 +64,11 @@ def find_interface(
         found[node] = by_tensor[id(argument)]
     sources = {id(argument): node for node, argument in zip(placeholders, arguments, strict=True)}
     (returned,) = next(node for node in graph.nodes if node.op == "output").args
-    if not isinstance(returned, Sequence):
+    if not isinstance(returned, (tuple, list)):
         return Interface({}, problem="its graph returns no tuple")
-    sources |= {id(value): node for node, value in zip(returned, outputs, strict=True)}
+    for node, value in zip(returned, outputs, strict=True):
+        if isinstance(node, fx.Node):
+            sources[id(value)] = node
     unused = tuple(name for name in named if name not in found.values())
     try:
         return Interface(found, unused, _with_nodes(result, sources))

@@ -30,8 +30,8 @@ class RewrittenGraph(fx.GraphModule):
         """
         if not mode:
             raise RuntimeError(
-                "this graph was captured in training mode and cannot run in eval mode: ecograph.restore(graph) gives the "
-                "model back, with the same Parameters"
+                "this graph was captured in training mode and cannot run in eval mode: "
+                "ecograph.restore(graph) gives the model back, with the same Parameters"
             )
         return super().train(mode)  # type: ignore[no-any-return]
 
@@ -99,9 +99,9 @@ def to_graph_module(model: nn.Module, captured: Capture, plan: Plan, record: Rec
         if node in nodes:
             nodes[node].meta = dict(node.meta)
 
-    attributes = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
-    inner = {n.target: copy.copy(getattr(captured.graphs[0].module, str(n.target), None)) for n in source.nodes if n.op == "get_attr"}
-    module = RewrittenGraph({**inner, **attributes, **products}, graph, type(model).__name__)
+    tensors = dict(model.named_parameters(remove_duplicate=False)), dict(model.named_buffers(remove_duplicate=False))
+    own = {str(n.target): getattr(captured.graphs[0].module, str(n.target)) for n in source.nodes if n.op == "get_attr"}
+    module = RewrittenGraph({**own, **tensors[0], **tensors[1], **products}, graph, type(model).__name__)
     _add_missing(module, model)
     module.register_forward_pre_hook(Ticker(plan.rates))
     module.__dict__[ATTRIBUTE] = record

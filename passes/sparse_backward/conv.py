@@ -10,9 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function
-
 from ecograph.passes.sparse_backward.autocast import cast_inputs
 from ecograph.passes.sparse_backward.gather import as_channels_last, is_channels_last, put_rows, take_columns
 from ecograph.passes.sparse_backward.selection import (
@@ -22,6 +19,8 @@ from ecograph.passes.sparse_backward.selection import (
     fill_value,
     select_channels,
 )
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 
 def sparse_conv(
@@ -62,15 +61,16 @@ def sparse_conv(
     """
     geometry = (stride, padding, dilation, transposed, output_padding or (0,) * len(stride), groups)
     if has_torch_function((input, weight, bias)):
-        return handle_torch_function(  # type: ignore[no-any-return]
+        return handle_torch_function(
             sparse_conv, (input, weight, bias), input, weight, bias, stride=stride, padding=padding,
             dilation=dilation, groups=groups, transposed=transposed, output_padding=output_padding,
             keep=keep, grads=grads, random=random, unbiased=unbiased,
         )  # fmt: skip
     input, weight, bias = cast_inputs(input, weight, bias)
-    return _SparseConv.apply(  # type: ignore[no-any-return]
+    output: Tensor = _SparseConv.apply(  # type: ignore[no-untyped-call]
         input, weight, bias, geometry, keep, grads, random, unbiased
     )
+    return output
 
 
 class _SparseConv(torch.autograd.Function):
@@ -166,7 +166,7 @@ def _put_weight(weight: Tensor, fill: Tensor, kept: Tensor, rows: Tensor, groups
     if not transposed:
         return put_rows(weight, fill, kept, rows)
     full = torch.empty_like(weight, dtype=rows.dtype)  # with the weight's strides: its gradient is not copied again
-    grouped = full.unflatten(0, (groups, -1))  # (groups, C_in / groups, C_out / groups, *kernel)
+    grouped = torch.unflatten(full, 0, (groups, -1))  # (groups, C_in / groups, C_out / groups, *kernel)
     grouped.copy_(fill.view(groups, 1, -1, *(1,) * (grouped.ndim - 3)))
     grouped.scatter_(2, _per_group(weight, kept, groups), _grouped(rows, groups))
     return full

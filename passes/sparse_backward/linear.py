@@ -13,12 +13,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function
-
 from ecograph.passes.sparse_backward.autocast import cast_inputs
 from ecograph.passes.sparse_backward.gather import put_rows, take_columns, take_rows
 from ecograph.passes.sparse_backward.selection import channel_scores, dropped_nan, fill_value, select_channels
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 
 def sparse_linear(
@@ -46,12 +45,13 @@ def sparse_linear(
         ``(*, out_features)``, the same as ``F.linear``.
     """
     if has_torch_function((input, weight, bias)):
-        return handle_torch_function(  # type: ignore[no-any-return]
+        return handle_torch_function(
             sparse_linear, (input, weight, bias), input, weight, bias,
             keep=keep, grads=grads, random=random, unbiased=unbiased,
         )  # fmt: skip
     input, weight, bias = cast_inputs(input, weight, bias)
-    return _SparseLinear.apply(input, weight, bias, keep, grads, random, unbiased)  # type: ignore[no-any-return]
+    output: Tensor = _SparseLinear.apply(input, weight, bias, keep, grads, random, unbiased)  # type: ignore[no-untyped-call]
+    return output
 
 
 class _SparseLinear(torch.autograd.Function):

@@ -9,9 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from ecograph.passes.sparse_backward.layer import SparseLayer
+from torch import Tensor, nn
 
 
 class SparseLinear(nn.Linear):
@@ -38,7 +37,8 @@ class _SparseConv:
         if self.padding_mode != "zeros":
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             padding = 0
-        return self.sparse.conv(input, weight, bias, self.stride, padding, self.dilation, self.groups)
+        sparse: SparseLayer = self.sparse
+        return sparse.conv(input, weight, bias, self.stride, padding, self.dilation, self.groups)
 
 
 class SparseConv1d(_SparseConv, nn.Conv1d):
@@ -66,7 +66,8 @@ class _SparseConvTranspose:
         output_padding = self._output_padding(
             input, output_size, self.stride, self.padding, self.kernel_size, dims, self.dilation
         )
-        return self.sparse.conv(
+        sparse: SparseLayer = self.sparse
+        return sparse.conv(
             input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups,
             transposed=True, output_padding=tuple(output_padding),
         )  # fmt: skip

@@ -10,7 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-
 # abs() needs a temporary. In pieces of this size it stays in cache and the allocator need not ask the system for pages,
 # which took up to three times as long as the arithmetic on a 25 MB gradient.
 _PIECE_BYTES = 1 << 20
@@ -21,7 +20,7 @@ def _pieces(grad: Tensor) -> tuple[Tensor, ...]:
     bytes_total = grad.numel() * grad.element_size()
     if grad.device.type != "cpu" or torch.compiler.is_compiling() or bytes_total < 2 * _PIECE_BYTES:
         return (grad,)
-    return grad.split(max(1, grad.shape[0] * _PIECE_BYTES // bytes_total))
+    return torch.split(grad, max(1, grad.shape[0] * _PIECE_BYTES // bytes_total))
 
 
 def channel_scores(rows: Tensor) -> Tensor:
