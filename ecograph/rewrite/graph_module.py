@@ -33,14 +33,16 @@ class RewrittenGraph(fx.GraphModule):
                 "this graph was captured in training mode and cannot run in eval mode: "
                 "ecograph.restore(graph) gives the model back, with the same Parameters"
             )
-        return super().train(mode)  # type: ignore[no-any-return]
+        super().train(mode)
+        return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RewrittenGraph:
         """Copies the record and the hooks too, which a GraphModule leaves behind."""
         result = super().__deepcopy__(memo)
         for name in (ATTRIBUTE, ORIGINAL, "_forward_pre_hooks"):
             result.__dict__[name] = copy.deepcopy(self.__dict__[name], memo)
-        return result  # type: ignore[no-any-return]
+        assert isinstance(result, RewrittenGraph)
+        return result
 
     def __reduce__(self) -> Any:
         """Refuses: a graph module is pickled by tracing it again, which would lose the rewritten products.
