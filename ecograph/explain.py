@@ -112,7 +112,7 @@ class Report:
         """Renders the report as tables."""
         from ecograph.report_table import render
 
-        yield from render(self)
+        yield from render(self, options.max_width)
 
     def __str__(self) -> str:
         """Returns the tables as text."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -12,29 +13,62 @@ if TYPE_CHECKING:
     from ecograph.explain import LayerReport, Report
 
 
+#: Columns below which the table leaves out what a reason says in detail.
+WIDE = 120
+
+_UNITS = ("", "k", "M", "G", "T", "P")
+
+
 def human(flops: int | None) -> str:
     """Returns a number of FLOPs for people: ``"1.42 G"``."""
     if flops is None:
         return "?"
-    value = float(flops)
-    for unit in ("", "k", "M", "G", "T", "P"):
-        if abs(value) < 999.5 or unit == "P":
-            return f"{value:.0f}" if unit == "" else f"{value:.3g} {unit}"
-        value /= 1000
-    raise AssertionError
+    unit = _unit(flops)
+    return f"{_in(flops, unit)} {_UNITS[unit]}".rstrip()
 
 
-def render(report: Report) -> Iterator[Table | Text]:
-    """Yields what is printed: the layers, then the totals."""
-    table = Table(title=f"{report.model}: FLOPs per training step, dense → on average over the schedule")
+def human_change(before: int | None, after: int | None) -> str:
+    """Returns two numbers of FLOPs in the unit of the larger: ``"151 → 90.5 M"``; one where they are equal."""
+    if before == after or before is None or after is None:
+        return human(before)
+    unit = _unit(max(before, after))
+    return f"{_in(before, unit)} → {_in(after, unit)} {_UNITS[unit]}".rstrip()
+
+
+def _unit(flops: int) -> int:
+    """Returns the unit, as a power of 1000, in which a number has up to three digits before the point."""
+    value, unit = float(flops), 0
+    while abs(value) >= 999.5 and unit < len(_UNITS) - 1:
+        value, unit = value / 1000, unit + 1
+    return unit
+
+
+def _in(flops: int, unit: int) -> str:
+    return f"{flops / 1000**unit:.3g}" if unit else str(flops)
+
+
+def render(report: Report, width: int = WIDE) -> Iterator[Table | Text]:
+    """Yields what is printed: the layers, then the totals.
+
+    Args:
+        report: what to print.
+        width: columns there are. A narrow table names reasons without their details.
+    """
+    table = Table(
+        title=f"{report.model}: FLOPs per training step, dense → on average over the schedule",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     table.add_column("layer", overflow="fold")
-    table.add_column("type")
-    table.add_column("output")
+    table.add_column("type", no_wrap=True)
+    table.add_column("output", no_wrap=True)
     for name in ("forward", "grad_input", "grad_weight"):
-        table.add_column(name, justify="right")
-    table.add_column("rewritten, or why not", overflow="fold")
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("rewritten, or why not" if width >= WIDE else "rewritten?", overflow="fold")
     for layer in report.layers:
-        table.add_row(*_row(layer), style=None if layer.rewritten_by and not layer.reason else "dim")
+        rewritten = layer.rewritten_by and not layer.reason
+        table.add_row(*_row(layer, details=width >= WIDE), style=None if rewritten else "dim")
     yield table
     yield _totals(report)
     for path, method, note in report.parts:
@@ -42,14 +76,15 @@ def render(report: Report) -> Iterator[Table | Text]:
             yield Text(f"capture of {path or 'the model'}: {method}: {note}", style="dim")
 
 
-def _row(layer: LayerReport) -> list[str | Text]:
+def _row(layer: LayerReport, *, details: bool) -> list[str | Text]:
     cells: list[str | Text] = [layer.name, layer.type]
     cells.append("?" if layer.output_shape is None else "×".join(map(str, layer.output_shape)))
     for name in ("forward", "grad_input", "grad_weight"):
         before = getattr(layer.before, name) if layer.before else None
         after = getattr(layer.after, name) if layer.after else None
-        cells.append(human(before) if before == after else f"{human(before)} → {human(after)}")
-    cells.append(layer.reason or Text(layer.rewritten_by, style="green"))
+        cells.append(human_change(before, after))
+    reason = layer.reason if details else layer.reason.partition(":")[0].partition(" (")[0]
+    cells.append(reason or Text(layer.rewritten_by, style="green"))
     return cells
 
 
@@ -66,7 +101,7 @@ def _totals(report: Report) -> Text:
     if before.total:
         share = f" (backward {after.backward / before.backward:.0%})" if before.backward else ""
         lines.append(
-            f"training step: {human(before.total)} → {human(after.total)} FLOPs, "
+            f"training step: {human_change(before.total, after.total)} FLOPs, "
             f"{after.total / before.total:.0%} of dense{share}, counted from shapes"
         )
     if not report.complete:
