@@ -1,0 +1,108 @@
+"""``ecograph inspect``: what the compiler would do to a model, without training it or holding its weights."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from ecograph.tools.console import note, print_json, stdout
+from ecograph.tools.errors import UserError, user_errors
+
+
+def inspect(
+    spec: Annotated[
+        str,
+        typer.Argument(
+            metavar="SPEC",
+            help="package.module:callable, file.py:callable, timm:NAME, torchvision:NAME or hf:NAME.",
+        ),
+    ],
+    input: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]SHAPE[:DTYPE]",
+            help="An example input, such as 8x3x32x32 or input_ids=2x16:int64. May be repeated. "
+            "Left out: what the library of the model says; else shapes stay unknown.",
+        ),
+    ] = None,
+    drop: Annotated[float | None, typer.Option(help="Share of output channels dropped.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="alternate, constant, linear, cosine or bar.")] = None,
+    when: Annotated[
+        str | None, typer.Option(help="pays: only layers where it saves time. always: all that can be.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="exact, balanced or aggressive, in place of the options above.")
+    ] = None,
+    graph: Annotated[
+        bool, typer.Option("--graph", help="Print the code of every graph before and after each pass.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Show layer by layer what would be rewritten, or why not, and what it saves.
+
+    The model gets random weights; nothing is downloaded or trained.
+    """
+    from ecograph.tools import graph_diff
+    from ecograph.tools.inputs import parse
+    from ecograph.tools.inspected import compile_subject
+    from ecograph.tools.spec import find
+
+    options = {"drop": drop, "schedule": schedule, "when": when}
+    passes = choose_passes({name: value for name, value in options.items() if value is not None}, recipe)
+    given = [parse(text) for text in input or []]
+    with _no_effect_noted():
+        inspected = compile_subject(find(spec), given, passes, graph=graph)
+    if json:
+        print_json(inspected.to_dict())
+        return
+    console = stdout()
+    console.print(inspected.report)
+    console.print(inspected.about(), style="dim", markup=False)
+    for part in graph_diff.render(inspected.graphs, colour=console.is_terminal):
+        console.print(part, soft_wrap=not console.is_terminal)
+
+
+def choose_passes(options: dict[str, Any], recipe: str | None) -> list[Any]:
+    """Returns the passes of a recipe, or a sparse backward with the options that were given.
+
+    Raises:
+        UserError: for an option out of range, and for both.
+    """
+    from ecograph import registry
+    from ecograph.optimize import RECIPES
+    from ecograph.passes import SparseBackward
+
+    if recipe is None:
+        with user_errors():
+            return [SparseBackward(**options)]
+    if options:
+        raise UserError(f"--recipe and --{next(iter(options))} are both given: leave one out")
+    if recipe not in RECIPES:
+        raise UserError(f"--recipe {recipe!r}: give one of {', '.join(RECIPES)}")
+    installed = registry.names()
+    missing = [name for name in RECIPES[recipe] if name not in installed]
+    if missing:
+        note(f"recipe {recipe} goes without {', '.join(missing)}, which is not installed")
+    return [registry.find(name)() for name in RECIPES[recipe] if name in installed]
+
+
+@contextmanager
+def _no_effect_noted() -> Iterator[None]:
+    """Turns the warning that nothing was rewritten into a note; other warnings pass as they are."""
+    from ecograph import NoEffectWarning
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", NoEffectWarning)
+        yield
+    told = set()
+    for warning in caught:
+        text = str(warning.message)
+        if not issubclass(warning.category, NoEffectWarning):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        elif text not in told:
+            told.add(text)
+            note(text)
