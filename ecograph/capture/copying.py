@@ -43,9 +43,7 @@ def _copy_function(function: FunctionType, memo: dict[int, Any]) -> FunctionType
     if not function.__closure__:
         return function
     cells = tuple(CellType() for _ in function.__closure__)
-    copied = FunctionType(
-        function.__code__, function.__globals__, function.__name__, function.__defaults__, cells
-    )
+    copied = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
     copied.__kwdefaults__ = function.__kwdefaults__
     copied.__dict__.update(function.__dict__)
     copied.__qualname__, copied.__module__ = function.__qualname__, function.__module__

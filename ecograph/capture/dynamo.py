@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,11 +29,14 @@ from torch.utils import _pytree as pytree
 
 from ecograph.capture import attention
 from ecograph.capture.copying import copy_module
-from ecograph.capture.graph import BUFFER, MODULE, PARAMETER, Capture, Graph, Part
+from ecograph.capture.graph import BUFFER, MODULE, PARAMETER, Capture, Graph, Part, unmet_parameters
 from ecograph.capture.inputs import Inputs, device_of, move
 from ecograph.capture.interface import find_interface
 from ecograph.capture.nested import find_nested
-from ecograph.capture.quiet import code_caches_restored, first_line
+from ecograph.capture.quiet import code_caches_restored, first_line, untouched_random_state
+
+#: A model to run in the user's model's place, what to call it with, and the mode that its tensors need.
+_Copies = tuple[nn.Module, Inputs, AbstractContextManager[Any]]
 
 
 def capture(model: nn.Module, inputs: Inputs) -> Capture:
@@ -42,15 +47,37 @@ def capture(model: nn.Module, inputs: Inputs) -> Capture:
     """
     inputs = move(inputs, device_of(model))
     try:
-        return _record(*_fake(model, inputs))
+        return _capture(model, lambda: _fake(model, inputs))
     except Exception as error:
         if any(p.is_meta for p in model.parameters()):
             raise
         note = f"ran on the example inputs, since it depends on data: {first_line(error)}"
-    return _record(copy_module(model), inputs, nullcontext(), note)
+    return _capture(model, lambda: (copy_module(model), inputs, nullcontext()), note)
 
 
-def _fake(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs, AbstractContextManager[Any]]:
+def _capture(model: nn.Module, copies: Callable[[], _Copies], note: str = "") -> Capture:
+    """Records a run and, where it has gaps, a second one without them.
+
+    Some functions Dynamo gives up as a whole, such as one with a graph break inside a loop. It then enters the
+    modules that they call, but not torch.nn's own layers. So those that no graph has met are compiled one by one.
+    """
+    with untouched_random_state(model):  # both runs take the same turns
+        captured = _record(*copies(), note)
+    unmet = unmet_parameters(model, captured) if captured.cut else set()
+    layers = [
+        path
+        for path, module in model.named_modules()
+        if type(module).__module__.startswith("torch.nn.")
+        and any(id(p) in unmet for p in module.parameters(recurse=False))
+    ]
+    if layers:
+        captured = _record(*copies(), note, layers)
+    if not captured.graphs:
+        raise RuntimeError("Dynamo recorded no graph")
+    return captured
+
+
+def _fake(model: nn.Module, inputs: Inputs) -> _Copies:
     """Returns model and inputs with fake tensors (shapes and dtypes without memory), and their mode."""
     from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 
@@ -61,8 +88,22 @@ def _fake(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs, Abstract
     return fake, (args, kwargs), mode
 
 
-def _record(model: nn.Module, inputs: Inputs, mode: AbstractContextManager[Any], note: str = "") -> Capture:
-    """Runs ``model``, a copy of the user's, under a recording backend and returns what was recorded."""
+def _record(
+    model: nn.Module,
+    inputs: Inputs,
+    mode: AbstractContextManager[Any],
+    note: str = "",
+    alone: Sequence[str] = (),
+) -> Capture:
+    """Runs ``model``, a copy of the user's, under a recording backend and returns what was recorded.
+
+    Args:
+        model: the copy.
+        inputs: what it is called with.
+        mode: the mode its tensors need.
+        note: why it is run in the way it is.
+        alone: paths of layers to compile on their own, where no compiled function calls them.
+    """
     import torch._dynamo.config as dynamo_config
     from torch._dynamo.utils import counters
 
@@ -74,13 +115,15 @@ def _record(model: nn.Module, inputs: Inputs, mode: AbstractContextManager[Any],
     first_run: dict[int, list[str]] = {}
     last_call: tuple[Any, Any] = ((), ())
 
-    def backend(module: fx.GraphModule, example_inputs: list[torch.Tensor]) -> Any:
+    def backend(module: fx.GraphModule, example_inputs: list[torch.Tensor], frame: str | None = None) -> Any:
+        sources = _source_names(module)  # Dynamo forgets them once it has compiled
+
         def run(*args: Any) -> Any:
             names = [parameters.get(id(arg)) or buffers.get(id(arg)) or "" for arg in args]
             if id(module) not in first_run:
                 first_run[id(module)] = names
                 graph = _graph(module)
-                _annotate(graph, paths, _frame_path(module, names))
+                _annotate(graph, paths, _frame_path(sources, names) if frame is None else frame)
             else:  # the same code ran again for another layer, and Dynamo reused its graph
                 graph = _graph(_copied(module))
                 _relabel(graph, _moves(first_run[id(module)], names))
@@ -104,11 +147,13 @@ def _record(model: nn.Module, inputs: Inputs, mode: AbstractContextManager[Any],
         torch.enable_grad(),
         mode,
     ):
+        for path in alone:
+            layer = model.get_submodule(path)
+            record = partial(backend, frame=path)
+            layer.forward = torch.compile(layer.forward, backend=record, dynamic=False)  # type: ignore[method-assign]
         counters["graph_break"].clear()
         result = torch.compile(entry, backend=backend, dynamic=False)(*args, **kwargs)
         breaks = list(counters["graph_break"])
-    if not graphs:
-        raise RuntimeError("Dynamo recorded no graph")
     if breaks and not note:
         note = f"{len(graphs)} graphs, cut where Dynamo says: {first_line(breaks[0])}"
     captured = Capture(graphs, [Part("", "dynamo", note)], cut=bool(breaks))
@@ -174,16 +219,29 @@ _VARIABLE = re.compile(r"^[LG]\['\w+'\]\.?")
 _CONTAINER = re.compile(r"\._(?:modules|parameters|buffers)\['([^']+)'\]")
 
 
-def _frame_path(module: fx.GraphModule, names: list[str]) -> str:
-    """Returns the path of the module whose method was compiled: what the names it uses lack."""
-    placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
-    found = []
-    for node, name in zip(placeholders, names, strict=True):
-        source = getattr(node.meta.get("grapharg"), "source", None)
-        if name and source is not None:
-            local = _VARIABLE.sub("", _CONTAINER.sub(r".\1", str(source.name)))
-            if name == local or name.endswith(f".{local}"):
-                found.append(name[: -len(local) - 1])
+def _source_names(module: fx.GraphModule) -> list[str]:
+    """Returns by which path the compiled function reached each of its inputs: ``layer1.0.weight``."""
+    names = []
+    for node in module.graph.nodes:
+        if node.op == "placeholder":
+            source = getattr(node.meta.get("grapharg"), "source", None)
+            names.append(_VARIABLE.sub("", _CONTAINER.sub(r".\1", str(getattr(source, "name", "")))))
+    return names
+
+
+def _frame_path(sources: list[str], names: list[str]) -> str:
+    """Returns the path of the module whose method was compiled: what the names it uses lack.
+
+    A plain function that is handed parameters belongs to the innermost module that has them all.
+    """
+    found = [
+        name[: -len(source) - 1]
+        for source, name in zip(sources, names, strict=True)
+        if source and name and (name == source or name.endswith(f".{source}"))
+    ]
+    if not found:
+        owners = [name.split(".")[:-1] for name in names if name]
+        found = [".".join(os.path.commonprefix(owners))] if owners else []
     return min(found, key=len, default="")
 
 

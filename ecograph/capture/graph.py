@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 if TYPE_CHECKING:
     from ecograph.capture.interface import Interface
@@ -106,6 +106,13 @@ class Capture:
     def shapes(self) -> bool:
         """Whether the graphs of what ran know the shape of every tensor."""
         return bool(self.graphs) and self.graphs[0].method == "dynamo"
+
+
+def unmet_parameters(model: nn.Module, capture: Capture) -> set[int]:
+    """Returns the ids of the parameters of ``model`` that no graph uses."""
+    nodes = (node for graph in capture.graphs for node in graph.nodes)
+    met = {id(model.get_parameter(node.meta[PARAMETER])) for node in nodes if PARAMETER in node.meta}
+    return {id(p) for p in model.parameters()} - met
 
 
 def module_path(node: fx.Node) -> str:

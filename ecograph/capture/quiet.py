@@ -32,9 +32,7 @@ def untouched_random_state(model: nn.Module) -> Iterator[None]:
         for kind in {device.type for device in devices} | {"cpu"}:
             # Forking no device of a kind forks the CPU's generator alone, and starts no accelerator.
             same = [] if kind == "cpu" else [device for device in devices if device.type == kind]
-            stack.enter_context(
-                torch.random.fork_rng(devices=same, device_type="cuda" if kind == "cpu" else kind)
-            )
+            stack.enter_context(torch.random.fork_rng(devices=same, device_type="cuda" if kind == "cpu" else kind))
         try:
             yield
         finally:
@@ -89,6 +87,4 @@ def code_caches_restored() -> Iterator[None]:
             for entry in kept:
                 manager = entry.guard_manager
                 if id(manager) not in before[code] and manager.extra_state is not None:
-                    manager.extra_state.invalidate(
-                        entry, DeletedGuardManagerWrapper("ecograph's capture is over")
-                    )
+                    manager.extra_state.invalidate(entry, DeletedGuardManagerWrapper("ecograph's capture is over"))

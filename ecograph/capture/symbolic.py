@@ -23,7 +23,7 @@ from torch import fx, nn
 
 from ecograph.capture import dynamo
 from ecograph.capture.copying import copy_module
-from ecograph.capture.graph import BUFFER, MODULE, PARAMETER, Capture, Graph, Part
+from ecograph.capture.graph import BUFFER, MODULE, PARAMETER, Capture, Graph, Part, unmet_parameters
 from ecograph.capture.quiet import first_line
 
 
@@ -46,19 +46,12 @@ def complete(model: nn.Module, captured: Capture) -> None:
     They ran between the pieces, or not on these inputs: layers that are dropped at random, branches not
     taken.
     """
-    met = {
-        id(model.get_parameter(node.meta[PARAMETER]))
-        for graph in captured.graphs
-        for node in graph.nodes
-        if PARAMETER in node.meta
-    }
-    names = {id(p): name for name, p in model.named_parameters()}
-    unmet = {name for key, name in names.items() if key not in met}
+    unmet = unmet_parameters(model, captured)
     scratch = copy_module(model).train()
     seen: set[int] = set()
 
     def visit(module: nn.Module, path: str) -> None:
-        own = [names[id(p)] for p in module.parameters()]
+        own = [id(p) for p in module.parameters()]
         if own and unmet.issuperset(own):
             start = len(captured.parts)
             _capture_part(module, path, captured, seen)
@@ -89,6 +82,7 @@ def _capture_part(module: nn.Module, path: str, captured: Capture, seen: set[int
         _annotate(graph, module, path)
         captured.graphs.append(Graph(fx.GraphModule(tracer.root, graph), "symbolic", path))
         captured.parts.append(Part(path, "symbolic"))
+        opaque += [(name, module.get_submodule(name)) for name in _hidden(graph)]
         for name, reason in tracer.opaque.items():
             leaf = module.get_submodule(name)
             seen.add(id(leaf))
@@ -96,6 +90,17 @@ def _capture_part(module: nn.Module, path: str, captured: Capture, seen: set[int
             opaque += [(f"{name}.{child_name}", child) for child_name, child in leaf.named_children()]
     for name, child in opaque:
         _capture_part(child, _join(path, name), captured, seen)
+
+
+def _hidden(graph: fx.Graph) -> list[str]:
+    """Returns the modules whose parameters are handed to functions that are kept from tracing (by ``fx.wrap``)."""
+    names: dict[str, None] = {}
+    for node in graph.nodes:
+        home = str(getattr(node.target, "__module__", None) or "torch")
+        if node.op == "call_function" and home.partition(".")[0] not in ("torch", "_operator", "builtins", "math"):
+            parameters = [n for n in node.all_input_nodes if PARAMETER in n.meta]
+            names |= dict.fromkeys(str(n.target).rpartition(".")[0] for n in parameters)
+    return [name for name in names if name]
 
 
 def _defaults(module: nn.Module) -> dict[str, Any]:

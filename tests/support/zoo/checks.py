@@ -31,9 +31,7 @@ class Checked:
 def check(model: nn.Module, inputs: Inputs, *, real: bool = False) -> Checked:
     """Captures ``model`` and counts it both ways."""
     captured = capture(model, inputs)
-    return Checked(
-        captured, find_sites(captured, model), total_flops(captured), reference(model, inputs, real=real)
-    )
+    return Checked(captured, find_sites(captured, model), total_flops(captured), reference(model, inputs, real=real))
 
 
 def total_flops(captured: Capture) -> Flops:

@@ -57,9 +57,7 @@ def _attention(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None,
     return int(sdpa_flop_count(query, key, value))
 
 
-def _attention_backward(
-    grad: Any, query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any
-) -> int:
+def _attention_backward(grad: Any, query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
     return int(sdpa_backward_flop_count(grad, query, key, value))
 
 
