@@ -150,7 +150,7 @@ def _record(
         for path in alone:
             layer = model.get_submodule(path)
             record = partial(backend, frame=path)
-            layer.forward = torch.compile(layer.forward, backend=record, dynamic=False)  # type: ignore[method-assign]
+            layer.forward = torch.compile(layer.forward, backend=record, dynamic=False)
         counters["graph_break"].clear()
         result = torch.compile(entry, backend=backend, dynamic=False)(*args, **kwargs)
         breaks = list(counters["graph_break"])

@@ -201,6 +201,9 @@ class _Tracer(fx.Tracer):
                 return super().call_module(m, lambda *a, **k: expand(m, *a, **k), args, kwargs)
             return super().call_module(m, forward, args, kwargs)
         except Exception as error:
+            path = self.path_of_module(m)
+            if ".parametrizations." in f".{path}.":
+                raise  # the layer as a whole: with its weight out of sight it would be no product
             # Forget what the attempt recorded. The last node first: an earlier one may still have users.
             while (node := next(reversed(self.graph.nodes), None)) is not last and node is not None:
                 self.graph.erase_node(node)
@@ -208,7 +211,6 @@ class _Tracer(fx.Tracer):
                     del self._parameter_proxies[name]
             while len(self.module_stack) > depth:  # fx leaves the modules that the error came through
                 self.module_stack.popitem()
-            path = self.path_of_module(m)
             self.opaque.setdefault(path, first_line(error))
             return self.create_proxy("call_module", path, args, kwargs)
 

@@ -60,7 +60,7 @@ def product_flops(product: Product, needs_grad: tuple[bool, bool]) -> Flops | No
         return None
     if product.signature.kind == "conv":
         forward = conv_flops(first, weight, output, transposed=product.signature.transposed)
-    elif len(weight) == 1 or len(first) == 1:
+    elif len(weight) == 1 or (len(first) == 1 and product.signature.transposed):
         forward = 0  # matrix times vector: FlopCounterMode does not count it, nor does it matter
     else:
         forward = linear_flops(output, first[-1])

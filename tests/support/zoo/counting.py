@@ -6,6 +6,7 @@ Nothing here uses ecograph. Models run on fake tensors, so counting costs no ari
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -32,7 +33,9 @@ Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 def fake_copy(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs, FakeTensorMode]:
     """Returns copies of model and inputs with shapes and dtypes but no data, and the mode they need."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode, FakeCopyMode(mode):
+    with mode, FakeCopyMode(mode), warnings.catch_warnings():
+        # A weight that is kept beside the parameters it derives from (weight_norm) is no leaf.
+        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf", UserWarning)
         fake = copy.deepcopy(model).train()
     args, kwargs = pytree.tree_map_only(torch.Tensor, mode.from_tensor, inputs)
     return fake, (args, kwargs), mode
