@@ -24,11 +24,13 @@ class Lowered:
     Attributes:
         path: the changed module.
         original: the class it had, where its class was changed; None where it got a routed forward.
+        replacement: the class it got.
         attribute: where the class was changed, the attribute that was added.
     """
 
     path: str
     original: type[nn.Module] | None = None
+    replacement: type[nn.Module] | None = None
     attribute: str = ""
 
 
@@ -43,7 +45,7 @@ def lower(model: nn.Module, plan: Plan) -> list[Lowered]:
         replacement = choice.pass_.replacements.get(type(module))
         if replacement is not None and choice.site.plain:
             seen.add(id(module))
-            changed.append(Lowered(choice.site.module, type(module), choice.pass_.attribute))
+            changed.append(Lowered(choice.site.module, type(module), replacement, choice.pass_.attribute))
             module.__class__ = replacement
             setattr(module, choice.pass_.attribute, choice.layer)
         elif id(module) not in seen:
@@ -62,15 +64,29 @@ def undo(model: nn.Module, changed: Sequence[Lowered]) -> None:
             module = model.get_submodule(change.path)
         except AttributeError:
             continue
-        if change.original is not None:
+        if change.original is not None and change.replacement is not None:
             if change.attribute in module.__dict__:
                 delattr(module, change.attribute)
-                module.__class__ = change.original
+                module.__class__ = _exchanged(type(module), change.replacement, change.original)
         elif isinstance(routed := module.__dict__.get("forward"), RoutedForward):
             if routed.before is None:
                 del module.__dict__["forward"]
             else:
                 module.forward = routed.before
+
+
+def _exchanged(cls: type, replacement: type, original: type) -> type:
+    """Returns ``cls`` with ``original`` where it is, or derives from, ``replacement``.
+
+    A parametrization or FSDP, applied since, gives a module a class of its own that derives from the one it had.
+    """
+    if cls is replacement:
+        return original
+    if replacement not in cls.__mro__:
+        return cls
+    bases = tuple(_exchanged(base, replacement, original) for base in cls.__bases__)
+    members = {key: value for key, value in cls.__dict__.items() if key not in ("__dict__", "__weakref__")}
+    return type(cls)(cls.__name__.replace(replacement.__name__, original.__name__), bases, members)
 
 
 def _routes(path: str, choices: Sequence[Choice]) -> list[Route]:

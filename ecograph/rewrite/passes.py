@@ -132,19 +132,20 @@ def plan(passes: Sequence[Pass], sites: Sequence[Site], model: nn.Module, skip: 
         choice.reason = choice.site.problem
         if any(_inside(choice.site, name) for name in skip):
             choice.reason = "named in skip"
+    candidates = [choice for choice in made.choices if not choice.reason]
     for pass_, rate in zip(made.passes, made.rates, strict=True):
-        open_choices = [c for c in made.choices if not c.reason and c.layer is None]
+        open_choices = [choice for choice in candidates if choice.layer is None]
         verdicts = dict(zip(open_choices, pass_.match([c.site for c in open_choices], model), strict=True))
         for calls in _by_layer(open_choices):
             refused = [verdict for c in calls if (verdict := verdicts[c])]
             if refused:
                 for choice in calls:
-                    choice.reason = refused[0]
+                    choice.reason = choice.reason or refused[0]
                 continue
             undecided = any(verdicts[c] is None for c in calls)
             layer = pass_.layer(calls[0].site, rate, None if undecided else "")
             for choice in calls:
-                choice.pass_, choice.layer = pass_, layer
+                choice.pass_, choice.layer, choice.reason = pass_, layer, ""
     return made
 
 

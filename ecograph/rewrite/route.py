@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 import torch
@@ -82,8 +81,9 @@ class _Routing(TorchFunctionMode):
         self.known: list[tuple[Tensor, Layer]] = []
         for route in routes:
             for name in route.parameters:
-                parameter = reduce(getattr, name.split("."), module)
-                assert isinstance(parameter, Tensor)
+                parameter = _parameter(module, name)
+                if parameter is None:
+                    continue
                 self.known.append((parameter, route.layer))
                 if route.transposed_attribute:
                     self.views.append((parameter, route.layer))
@@ -103,12 +103,20 @@ class _Routing(TorchFunctionMode):
         if signature is not None:
             bound = signature.bind(args, kwargs)
             layer = self._layer_of(bound[signature.weight])
-            if layer is not None and bound.get("alpha", 1) == 1 and bound.get("beta", 1) == 1:
+            if layer is not None and self._is_site(signature, bound):
                 return compute(layer, signature, bound)
-            return func(*args, **kwargs)
         result = func(*args, **kwargs)
-        self._remember(result, args)
+        self._remember(result, (*args, *kwargs.values()))
         return result
+
+    def _is_site(self, signature: Signature, bound: dict[str, Any]) -> bool:
+        """Whether a product with a known weight is one that could be rewritten; see ``find_sites``."""
+        if signature.kind == "conv":
+            return True
+        if bound[signature.weight].dim() != 2 or bound.get("alpha", 1) != 1 or bound.get("beta", 1) != 1:
+            return False
+        input = bound[signature.input]  # where it is a weight too, as in ``self.up @ self.down``, they make a weight
+        return not (signature.transposed and any(input is known for known, _ in self.known))
 
     def _layer_of(self, weight: Any) -> Layer | None:
         for known, layer in self.known:
@@ -121,15 +129,39 @@ class _Routing(TorchFunctionMode):
         return None
 
     def _remember(self, result: Any, args: tuple[Any, ...]) -> None:
-        """Notes what was derived from a weight."""
-        tensors = result if isinstance(result, (tuple, list)) else (result,)
-        for source, layer in self.known:
-            for arg in args:
-                if arg is source:
-                    for tensor in tensors:
-                        if isinstance(tensor, Tensor) and tensor is not source:
-                            self.known.append((tensor, layer))
+        """Notes what was derived from a weight, and from nothing but weights and constants."""
+        given = [item for arg in args for item in (arg if isinstance(arg, (tuple, list)) else (arg,))]
+        layer = None
+        for item in given:
+            if isinstance(item, Tensor):
+                found = next((layer for known, layer in self.known if item is known), None)
+                if found is None and not _is_constant(item):
                     return
+                layer = layer or found
+        if layer is not None:
+            for tensor in result if isinstance(result, (tuple, list)) else (result,):
+                if isinstance(tensor, Tensor):
+                    self.known.append((tensor, layer))
+
+
+def _is_constant(tensor: Tensor) -> bool:
+    """Whether a tensor is a parameter or a buffer, not an activation, as far as one can see.
+
+    Activations need gradients, or are the model's input; token ids and the like are integers.
+    """
+    return isinstance(tensor, nn.Parameter) or (tensor.is_floating_point() and not tensor.requires_grad)
+
+
+def _parameter(module: nn.Module, name: str) -> Tensor | None:
+    """Returns the parameter called ``name``; where its parametrization was removed since, what it made."""
+    head, removed, tail = name.rpartition("parametrizations.")
+    for path in (name, head + tail.partition(".")[0]) if removed else (name,):
+        found: Any = module
+        for part in path.split("."):
+            found = getattr(found, part, None)
+        if isinstance(found, Tensor):
+            return found
+    return None
 
 
 def compute(layer: Layer, signature: Signature, bound: dict[str, Any]) -> Tensor:

@@ -125,9 +125,7 @@ def hooked_weight_norm() -> nn.Module:
 def pruned() -> nn.Module:
     from torch.nn.utils import prune
 
-    return nn.Sequential(
-        prune.random_unstructured(nn.Linear(6, 8), "weight", 0.3), nn.Tanh(), nn.Linear(8, 3)
-    )
+    return nn.Sequential(prune.random_unstructured(nn.Linear(6, 8), "weight", 0.3), nn.Tanh(), nn.Linear(8, 3))
 
 
 ROWS = lambda: torch.randn(4, 6)  # noqa: E731
@@ -445,9 +443,7 @@ def test_filter_fn_sees_the_owner_and_the_name() -> None:
 def test_a_filter_is_asked_with_the_module_that_owns_the_weight(name: str) -> None:
     _, model, _ = twin(name)
     owners = []
-    ecograph.optimize(
-        model, passes=[all_sparse(filter_fn=lambda module, name: owners.append(module) or True)]
-    )
+    ecograph.optimize(model, passes=[all_sparse(filter_fn=lambda module, name: owners.append(module) or True)])
     for owner in owners:
         assert any(owner is module for module in model.modules())
         assert next(owner.parameters(), None) is not None
@@ -607,9 +603,7 @@ def test_capture_and_rewriting_leave_no_trace() -> None:
     model = Cnn()
     buffers = {n: b.clone() for n, b in model.named_buffers()}
     random_state = torch.get_rng_state()
-    ecograph.optimize(
-        model, example_inputs=torch.randn(2, 3, 6, 6, generator=torch.Generator()), passes=[all_sparse()]
-    )
+    ecograph.optimize(model, example_inputs=torch.randn(2, 3, 6, 6, generator=torch.Generator()), passes=[all_sparse()])
     assert torch.equal(torch.get_rng_state(), random_state)
     assert all(torch.equal(b, buffers[n]) for n, b in model.named_buffers())
     assert all(p.grad is None for p in model.parameters())
@@ -647,12 +641,8 @@ def test_gradient_accumulation_adds_sparse_gradients() -> None:
 def test_a_moving_average_of_the_model_is_taken_as_always() -> None:
     plain, model, x = twin("Cnn")
     ecograph.optimize(model, passes=[all_sparse()])
-    average = torch.optim.swa_utils.AveragedModel(
-        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5)
-    )
-    reference = torch.optim.swa_utils.AveragedModel(
-        plain, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5)
-    )
+    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5))
+    reference = torch.optim.swa_utils.AveragedModel(plain, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5))
     for _ in range(2):
         with torch.no_grad():
             for module in (plain, model):
