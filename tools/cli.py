@@ -57,6 +57,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Runs the program and returns its exit code."""
     try:
         code = app(args=arguments, prog_name="ecograph", standalone_mode=False)
+        sys.stdout.flush()  # here, where a reader that is gone can be told from a bug
     except UserError as error:
         return _fail(str(error))
     except _USAGE_ERROR as error:

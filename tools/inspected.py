@@ -90,7 +90,7 @@ def compile_subject(
     try:
         return _compile(model, subject, given, passes, graph=graph)
     except UserError as error:
-        if given:
+        if given or not subject.inputs(model):
             raise
         note(f"the default inputs do not serve, so shapes are unknown: give --input ({error})")
         return _compile(model, subject, (), passes, graph=graph, default=False)
