@@ -1,9 +1,8 @@
 """Floating-point operations of products, from shapes: forward, grad_input and grad_weight.
 
-A multiply and an add count as two operations, as in ``torch.utils.flop_counter.FlopCounterMode``, with which
-these figures agree exactly except in three places where the counter is wrong: it overcounts the backward of
-grouped convolutions (by the number of groups), and it does not see fused attention or LSTM layers on the CPU
-at all.
+A multiply and an add count as two operations, as in ``torch.utils.flop_counter.FlopCounterMode``, with which these
+figures agree exactly except in three places where the counter is wrong: it overcounts the gradient of a grouped
+convolution's weight (by the number of groups), and it does not see fused attention or LSTM layers on the CPU at all.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import fx
+from torch.utils import _pytree as pytree
 
 from ecograph.analysis.products import OTHER_PRODUCTS, RECURRENT, Product, find_product, function_of
 from ecograph.capture.graph import OWN_BACKWARD, RECOMPUTED, Graph, Nested, shape
@@ -119,7 +119,9 @@ def _node_flops(node: fx.Node) -> Flops | None:
 def _other_flops(node: fx.Node, function: Any) -> Flops | None:
     """Batched products and einsum: each operand's gradient costs as much as the forward."""
     output = shape(node)
-    operands = [n for n in node.all_input_nodes if shape(n) is not None]
+    # Not all_input_nodes, which names an operand once that is multiplied by itself.
+    leaves = pytree.tree_leaves((node.args, dict(node.kwargs)))
+    operands = [leaf for leaf in leaves if isinstance(leaf, fx.Node) and shape(leaf) is not None]
     if output is None or len(operands) < 2:
         return None
     if function is torch.einsum:

@@ -17,9 +17,7 @@ from zoo.checks import calls, check
 from ecograph.analysis import Site, find_sites
 from ecograph.capture import capture
 
-HOUSEHOLDER = (
-    "its weight fc.parametrizations.weight.original is handed in from outside fc.parametrizations.weight.0"
-)
+HOUSEHOLDER = "its weight fc.parametrizations.weight.original is handed in from outside fc.parametrizations.weight.0"
 LEFT = "the weight is the left operand of the product"
 
 
@@ -111,7 +109,9 @@ CASES = [
         [("fc", "", "")],
         [False],
     ),
-    Case("F.linear with keywords", {"w": weight(4, 4)}, lambda m, x: F.linear(input=x, weight=m.w), (X,), [W4], [False]),
+    Case(
+        "F.linear with keywords", {"w": weight(4, 4)}, lambda m, x: F.linear(input=x, weight=m.w), (X,), [W4], [False]
+    ),
     Case("addmm", {"conv": Conv1D(4, 6)}, lambda m, x: m.conv(x), (X3,), [("conv", "conv", "")], [False]),
     Case("x @ w", {"w": weight(4, 4)}, lambda m, x: x @ m.w, (X3,), [W4], [False]),
     Case("x @ w.T", {"w": weight(4, 4)}, lambda m, x: x @ m.w.T, (X3,), [W4], [False]),
@@ -123,9 +123,7 @@ CASES = [
     Case("half a weight", {"w": weight(8, 4)}, lambda m, x: F.linear(x, m.w[:4]), (X,), [W4], [False]),
     Case("a scaled weight", {"w": weight(4, 4)}, lambda m, x: F.linear(x, m.w * 0.5), (X,), [W4], [False]),
     Case("w @ x", {"w": weight(5, 2)}, lambda m, x: m.w @ x, (X,), [("w", "", LEFT)], [False]),
-    Case(
-        "a vector", {"w": weight(4)}, lambda m, x: x @ m.w, (X,), [("w", "", "the weight is a vector")], [False]
-    ),
+    Case("a vector", {"w": weight(4)}, lambda m, x: x @ m.w, (X,), [("w", "", "the weight is a vector")], [False]),
     Case(
         "addmm with alpha",
         {"w": weight(4, 4), "b": weight(4)},
@@ -182,7 +180,14 @@ CASES = [
         [("fc", "fc", "")],
         [True],
     ),
-    Case("of a constant", {"fc": nn.Linear(4, 4)}, lambda m, x: x + m.fc(torch.ones(2, 4)), (X,), [("fc", "fc", "")], [True]),
+    Case(
+        "of a constant",
+        {"fc": nn.Linear(4, 4)},
+        lambda m, x: x + m.fc(torch.ones(2, 4)),
+        (X,),
+        [("fc", "fc", "")],
+        [True],
+    ),
     Case("activations", {"fc": nn.Linear(4, 4)}, lambda m, x: m.fc(x) @ x.T, (X,), [("fc", "fc", "")], [True]),
     Case(
         "a weight computed from the input",
@@ -254,7 +259,9 @@ CASES = [
     ),
     Case("groups", {"c": nn.Conv2d(4, 8, 3, groups=2)}, lambda m, x: m.c(x), (IMAGE,), [("c", "c", "")], [True]),
     Case("conv_transpose1d", {"c": nn.ConvTranspose1d(3, 5, 2)}, lambda m, x: m.c(x), (X3,), [("c", "c", "")], [True]),
-    Case("conv_transpose2d", {"c": nn.ConvTranspose2d(4, 5, 3)}, lambda m, x: m.c(x), (IMAGE,), [("c", "c", "")], [True]),
+    Case(
+        "conv_transpose2d", {"c": nn.ConvTranspose2d(4, 5, 3)}, lambda m, x: m.c(x), (IMAGE,), [("c", "c", "")], [True]
+    ),
     Case(
         "conv_transpose3d",
         {"c": nn.ConvTranspose3d(1, 5, 2)},

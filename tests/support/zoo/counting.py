@@ -80,8 +80,8 @@ def _conv_backward(
 ) -> int:
     """Each of the two gradients has exactly the multiplications of the forward.
 
-    torch's own formula writes both as dense convolutions with all channels, so grouped ones cost it a factor
-    of the number of groups too much. For groups=1 the two agree, which a test holds.
+    torch's own formula writes the gradient of the weight as a dense convolution with all channels, which is too much
+    by a factor of the number of groups. For groups=1 the two agree, which a test holds.
     """
     return int(conv_flop_count(x, weight, grad, transposed)) * (bool(mask[0]) + bool(mask[1]))
 
