@@ -8,6 +8,7 @@ from math import isfinite
 from statistics import mean, stdev
 from typing import Any
 
+from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -127,6 +128,9 @@ class Report:
     def _table(self) -> Table:
         table = Table(
             title=f"Handwritten digits, {self.plan.model} ResNet: one training, mean over {count(self.seeds, 'seed')}",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
         )
         table.add_column("arm")
         table.add_column("epochs", justify="right")

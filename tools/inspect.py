@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Annotated, Any
 
 import typer
@@ -54,7 +55,7 @@ def inspect(
     options = {"drop": drop, "schedule": schedule, "when": when}
     passes = choose_passes({name: value for name, value in options.items() if value is not None}, recipe)
     given = [parse(text) for text in input or []]
-    with _no_effect_noted():
+    with _no_effect_noted(), redirect_stdout(sys.stderr):  # what the user's code prints is no part of the report
         inspected = compile_subject(find(spec), given, passes, graph=graph)
     if json:
         print_json(inspected.to_dict())

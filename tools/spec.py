@@ -109,10 +109,12 @@ def _file(spec: str, place: str) -> ModuleType:
     if not path.is_file():
         raise UserError(f"SPEC {spec!r}: there is no file {place}")
     sys.path.insert(0, str(path.parent))  # what stands beside it can be imported, as for a script
-    found = importlib.util.spec_from_file_location(path.stem, path)
+    # The user's types.py must not become everybody's `types`.
+    name = path.stem if path.stem not in sys.modules else f"{path.stem} (SPEC)"
+    found = importlib.util.spec_from_file_location(name, path)
     assert found is not None and found.loader is not None
     module = importlib.util.module_from_spec(found)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     try:
         found.loader.exec_module(module)
     except Exception as error:

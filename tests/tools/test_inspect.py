@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -85,6 +87,16 @@ def test_without_inputs_shapes_are_unknown(main: Any) -> None:
     assert names(data) == ["first", "middle", "last"]
     _, out, _ = main("inspect", "models.py:Net")
     assert "give --input" in out
+
+
+def test_a_file_with_a_name_of_the_standard_library_that_prints(main: Any, tmp_path: Path) -> None:
+    source = "print('hello')\nfrom models import Net as Base\nclass Net(Base):\n    pass\n"
+    (tmp_path / "types.py").write_text(source, encoding="utf-8")
+    code, out, err = main("inspect", "types.py:Net", "--input", "8x32", "--json")
+    assert code == 0
+    assert json.loads(out)["model"] == "Net"
+    assert "hello" in err
+    assert sys.modules["types"].__name__ == "types" and hasattr(sys.modules["types"], "FunctionType")
 
 
 def test_named_inputs_and_dtypes(main: Any) -> None:
