@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from ecograph.analysis.products import SIGNATURES, Signature
 from ecograph.capture.attention import multi_head_attention
+from ecograph.rewrite.leaf import leaf_call
 from ecograph.rewrite.passes import Layer
 
 
@@ -60,6 +61,9 @@ class RoutedForward:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the module's own forward, with its products rewritten where a rate asks for it."""
+        traced = leaf_call(self.module, *args, **kwargs)
+        if traced is not None:
+            return traced
         forward = self.before if self.before is not None else type(self.module).forward.__get__(self.module)
         if not self.module.training or not any(_acts(route.layer) for route in self.routes):
             return forward(*args, **kwargs)

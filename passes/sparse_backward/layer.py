@@ -17,6 +17,7 @@ from ecograph.passes.sparse_backward.conv import sparse_conv
 from ecograph.passes.sparse_backward.linear import sparse_linear
 from ecograph.passes.sparse_backward.pays import Workload, why_dense
 from torch import Tensor
+from torch._C._functorch import TransformType
 
 from ecograph.cost.flops import Flops
 from ecograph.schedule import Rate
@@ -167,7 +168,7 @@ class SparseLayer:
         wanted = (self.grads[0] and input.requires_grad) or (self.grads[1] and weight.requires_grad)
         if not wanted or input.numel() == 0:
             return channels
-        if input.is_nested or weight.is_complex():
+        if input.is_nested or weight.is_complex() or _mapped():
             return channels
         return self.keep(channels)
 
@@ -179,6 +180,14 @@ class SparseLayer:
         self.flops = Flops(workload.flops, workload.flops * wants[0], workload.flops * wants[1])
         sparse = (self.grads[0] and wants[0], self.grads[1] and wants[1])
         self.dense_because = why_dense(workload, self.rate.peak, sparse)
+
+
+def _mapped() -> bool:
+    """Whether ``torch.func`` maps over this call (vmap) or differentiates it forward (jvp), as sparse ops cannot be."""
+    if torch.compiler.is_compiling():
+        return False
+    levels = torch._C._functorch.get_interpreter_stack() or ()
+    return any(level.key() in (TransformType.Vmap, TransformType.Jvp) for level in levels)
 
 
 def per_dimension(value: Any, dims: int) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch.nn.functional as F
 from ecograph.passes.sparse_backward.layer import SparseLayer
+from ecograph.rewrite.leaf import leaf_call
 from torch import Tensor, nn
 
 
@@ -20,6 +21,9 @@ class SparseLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Returns ``input @ weight.T + bias``."""
+        traced: Tensor | None = leaf_call(self, input)
+        if traced is not None:
+            return traced
         if not self.training:
             return super().forward(input)
         return self.sparse.linear(input, self.weight, self.bias)
@@ -31,6 +35,9 @@ class _SparseConv:
     sparse: SparseLayer
 
     def _conv_forward(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        traced: Tensor | None = leaf_call(self, input)
+        if traced is not None:
+            return traced
         padding = self.padding
         if not self.training:
             return super()._conv_forward(input, weight, bias)  # type: ignore[misc, no-any-return]
@@ -60,6 +67,9 @@ class _SparseConvTranspose:
 
     def forward(self: Any, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Returns the transposed convolution of ``input``."""
+        traced: Tensor | None = leaf_call(self, input, output_size)
+        if traced is not None:
+            return traced
         if not self.training:
             return super().forward(input, output_size)  # type: ignore[misc, no-any-return]
         dims = len(self.kernel_size)
