@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from ecograph.passes.sparse_backward import SparseBackward, sparse_conv, sparse_linear
 from models import MODELS
 from rich.console import Console
 from rich.progress import Progress
@@ -32,6 +31,7 @@ from timing import interleaved, machine
 from torch import Tensor, nn
 
 import ecograph
+from ecograph.passes.sparse_backward import SparseBackward, sparse_conv, sparse_linear
 
 DROPS = (0.5, 0.8)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

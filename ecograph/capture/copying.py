@@ -38,6 +38,28 @@ def copy_module(model: M, *, share_parameters: bool = True) -> M:
         return copy.deepcopy(model, memo)
 
 
+def meta_to_cpu(model: nn.Module) -> None:
+    """Moves a copy from the meta device to fake CPU tensors, in place; call it inside their fake mode.
+
+    Many models build tensors in their forward (a mask, positions) on the device where they think they are, and cannot
+    mix those with meta tensors. Fake CPU tensors have no data either.
+    """
+    moved: dict[int, torch.Tensor] = {}
+
+    def cpu(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in moved:  # tied weights stay tied
+            empty = torch.empty_like(tensor, device="cpu")
+            is_parameter = isinstance(tensor, nn.Parameter)
+            moved[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
+        return moved[id(tensor)]
+
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and tensor.is_meta:
+                    tensors[name] = cpu(tensor)  # type: ignore[assignment]
+
+
 def _copy_function(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
     """Copies a function together with the variables it closes over; functions without any are shared."""
     if not function.__closure__:

@@ -28,7 +28,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from ecograph.capture import attention
-from ecograph.capture.copying import copy_module
+from ecograph.capture.copying import copy_module, meta_to_cpu
 from ecograph.capture.graph import BUFFER, MODULE, PARAMETER, Capture, Graph, Part, unmet_parameters
 from ecograph.capture.inputs import Inputs, device_of, move
 from ecograph.capture.interface import find_interface
@@ -85,7 +85,14 @@ def _fake(model: nn.Module, inputs: Inputs) -> _Copies:
     with mode, FakeCopyMode(mode):
         fake = copy_module(model, share_parameters=False)
     args, kwargs = pytree.tree_map_only(torch.Tensor, mode.from_tensor, inputs)
+    with mode:
+        meta_to_cpu(fake)
+        args, kwargs = pytree.tree_map_only(torch.Tensor, _off_meta, (args, kwargs))
     return fake, (args, kwargs), mode
+
+
+def _off_meta(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(tensor, device="cpu") if tensor.is_meta else tensor
 
 
 def _record(

@@ -10,6 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
+
 from ecograph.passes.sparse_backward.autocast import cast_inputs
 from ecograph.passes.sparse_backward.gather import as_channels_last, is_channels_last, put_rows, take_columns
 from ecograph.passes.sparse_backward.selection import (
@@ -19,8 +22,6 @@ from ecograph.passes.sparse_backward.selection import (
     fill_value,
     select_channels,
 )
-from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function
 
 
 def sparse_conv(

@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from ecograph.passes.sparse_backward.conv import sparse_conv
-from ecograph.passes.sparse_backward.linear import sparse_linear
-from ecograph.passes.sparse_backward.pays import Workload, why_dense
 from torch import Tensor
 from torch._C._functorch import TransformType
 
 from ecograph.cost.flops import Flops
+from ecograph.passes.sparse_backward.conv import sparse_conv
+from ecograph.passes.sparse_backward.linear import sparse_linear
+from ecograph.passes.sparse_backward.pays import Workload, why_dense
 from ecograph.schedule import Rate
 
 _CONVS: dict[tuple[int, bool], Callable[..., Tensor]] = {

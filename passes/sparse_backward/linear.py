@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
+
 from ecograph.passes.sparse_backward.autocast import cast_inputs
 from ecograph.passes.sparse_backward.gather import put_rows, take_columns, take_rows
 from ecograph.passes.sparse_backward.selection import channel_scores, dropped_nan, fill_value, select_channels
-from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function
 
 
 def sparse_linear(

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from ecograph.passes.sparse_backward.layer import SparseLayer
 from ecograph.rewrite.leaf import leaf_call
-from torch import Tensor, nn
 
 
 class SparseLinear(nn.Linear):

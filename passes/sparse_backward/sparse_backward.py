@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from torch import fx, nn
+
+from ecograph.analysis.sites import Site
+from ecograph.cost.flops import Flops
 from ecograph.passes.sparse_backward.config import Options
 from ecograph.passes.sparse_backward.conv import sparse_conv
 from ecograph.passes.sparse_backward.layer import SparseLayer, kept_channels, per_dimension, sparse_cost
 from ecograph.passes.sparse_backward.linear import sparse_linear
 from ecograph.passes.sparse_backward.modules import REPLACEMENTS
 from ecograph.passes.sparse_backward.pays import Workload, why_dense
-from torch import fx, nn
-
-from ecograph.analysis.sites import Site
-from ecograph.cost.flops import Flops
 from ecograph.schedule import Rate
 
 if TYPE_CHECKING:
@@ -112,27 +112,25 @@ class SparseBackward(Options):
             options["grads"] = ("input" in self.grads, "weight" in self.grads)
         if self.select == "random":
             options |= {"random": True, "unbiased": self.unbiased}
-        with graph.inserting_before(node):
-            if site.kind == "linear":
-                if site.transposed:
-                    weight = graph.call_method("t", (weight,))
-                    weight.meta = dict(product.weight.meta)
-                new = graph.call_function(sparse_linear, (product.input, weight, bias), options)
-            else:
-                dims = product.signature.dims
-                defaults = {"stride": 1, "padding": 0, "dilation": 1}
-                geometry: dict[str, Any] = {k: arguments.get(k, default) for k, default in defaults.items()}
-                geometry = {k: v if isinstance(v, str) else per_dimension(v, dims) for k, v in geometry.items()}
-                if site.groups > 1:
-                    geometry["groups"] = site.groups
-                if site.transposed:
-                    geometry |= {"transposed": True}
-                    geometry["output_padding"] = per_dimension(arguments.get("output_padding", 0), dims)
-                new = graph.call_function(sparse_conv, (product.input, weight, bias), geometry | options)
-        new.meta = dict(node.meta)
-        node.replace_all_uses_with(new)
-        graph.erase_node(node)
-        return new
+        geometry: dict[str, Any] = {}
+        if site.kind == "conv":
+            dims = product.signature.dims
+            defaults = {"stride": 1, "padding": 0, "dilation": 1}
+            geometry = {k: arguments.get(k, default) for k, default in defaults.items()}
+            geometry = {k: v if isinstance(v, str) else per_dimension(v, dims) for k, v in geometry.items()}
+            if site.groups > 1:
+                geometry["groups"] = site.groups
+            if site.transposed:
+                output_padding = per_dimension(arguments.get("output_padding", 0), dims)
+                geometry |= {"transposed": True, "output_padding": output_padding}
+        elif site.transposed:
+            with graph.inserting_before(node):
+                weight = graph.call_method("t", (weight,))
+            weight.meta = dict(product.weight.meta)
+        # The node stays, with its name and its users, so that the graph before and after differ in this line alone.
+        node.op, node.target = "call_function", sparse_linear if site.kind == "linear" else sparse_conv
+        node.args, node.kwargs = (product.input, weight, bias), geometry | options
+        return node
 
     def cost(self, site: Site, plain: Flops, rate: float) -> Flops:
         """Returns the FLOPs of a site at a drop rate: the sparse gradients shrink to the kept channels."""

@@ -5,10 +5,10 @@ import pickle
 
 import pytest
 import torch
-from ecograph.passes import SparseBackward
 from torch import nn
 
 import ecograph
+from ecograph.passes import SparseBackward
 from ecograph.rewrite.graph_module import RewrittenGraph
 
 EVERYWHERE = {"when": "always", "skip_first": False, "skip_last": False, "min_channels": 1}
