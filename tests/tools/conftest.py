@@ -33,9 +33,9 @@ class Two(Net):
         return super().forward(x) * mask
 
 class Stubborn(Net):
-    """Cannot run on the meta device."""
+    """Decides by values, which the meta device does not have."""
     def forward(self, x):
-        return super().forward(x + torch.zeros(32, device="cpu"))
+        return super().forward(x if x.sum().item() < 1e9 else -x)
 
 class NeedsWidth(nn.Linear):
     pass

@@ -108,7 +108,7 @@ def test_named_inputs_and_dtypes(main: Any) -> None:
 def test_a_model_that_the_meta_device_cannot_serve(main: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     data = inspect(main, "models.py:Stubborn", "--input", "8x32")
     assert data["device"] == "cpu"
-    assert data["capture"] == [{"path": "", "method": "dynamo", "note": ""}]
+    assert [part["method"] for part in data["capture"]] == ["dynamo"]
     monkeypatch.setattr(inspected, "MOST_PARAMETERS", 10)
     assert main("inspect", "models.py:Stubborn", "--input", "8x32")[0] == 2  # too large to be built for real
 
