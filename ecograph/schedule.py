@@ -57,7 +57,8 @@ class Rate:
     """The rate at which a pass acts at this moment, shared by all the layers it rewrote.
 
     A compiler specializes on what it reads here. So the state of a schedule that knows two rates, dense and peak, is
-    one bool: two compilations. The value of a gradual schedule is a float, which Dynamo makes symbolic when it changes.
+    one bool: two compilations. A gradual schedule is compiled once for each of its rates; where it ticks by itself,
+    also "bar" once for each position in its round.
 
     Attributes:
         peak: the rate at full strength, such as the drop of a sparse backward.

@@ -219,7 +219,7 @@ def test_every_layer_is_rewritten_and_its_gradients_are_sparse(name: str, with_i
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("mode", ["eval", "dense phase", "keeps all", "no_grad"])
+@pytest.mark.parametrize("mode", ["eval", "dense phase", "keeps all", "no_grad", "inference"])
 @each_model
 def test_dense_ways_are_bit_for_bit_the_original(name: str, mode: str, dtype: torch.dtype) -> None:
     plain, model, x = twin(name, dtype)
@@ -234,7 +234,9 @@ def test_dense_ways_are_bit_for_bit_the_original(name: str, mode: str, dtype: to
         records(model)[0].rates[0].scheduled = True
         records(model)[0].rates[0].set(1e-9)
     assert is_sparse(model)
-    if mode == "no_grad":
+    if mode in ("no_grad", "inference"):
+        for each in (plain, model):
+            each.train(mode == "no_grad")
         with torch.no_grad():
             assert torch.equal(model(x), plain(x))
         return
