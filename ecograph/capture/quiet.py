@@ -66,13 +66,18 @@ def code_caches_restored() -> Iterator[None]:
     """
     from torch._C._dynamo.eval_frame import _debug_get_cache_entry_list, reset_code
     from torch._dynamo.convert_frame import input_codes
+    from torch._dynamo.eval_frame import cached_backends
     from torch._dynamo.guards import DeletedGuardManagerWrapper
-    from torch._dynamo.utils import counters
+    from torch._dynamo.utils import CleanupManager, counters, graph_break_reasons
 
     def entries() -> dict[CodeType, list[Any]]:
         codes = [code for ref in list(input_codes.seen) if (code := ref()) is not None]
         return {code: list(_debug_get_cache_entry_list(code)) for code in codes}
 
+    # Kept backends would keep the recorder alive, and with it every graph. So would the functions that Dynamo puts into
+    # the modules of the user's code after a graph break, for as long as the process lives.
+    globals_installed = CleanupManager.instance
+    backends, installed, reasons = set(cached_backends), set(globals_installed.values), len(graph_break_reasons)
     counted = {name: counter.copy() for name, counter in counters.items()}
     before = {code: {id(entry.guard_manager) for entry in kept} for code, kept in entries().items()}
     try:
@@ -80,6 +85,13 @@ def code_caches_restored() -> Iterator[None]:
     finally:
         counters.clear()
         counters.update(counted)
+        del graph_break_reasons[reasons:]
+        for key in set(cached_backends) - backends:
+            del cached_backends[key]
+        for key in set(globals_installed.values) - installed:
+            for remove in globals_installed.values.pop(key):
+                remove()
+            del globals_installed.refs[key]
         for code, kept in entries().items():
             if not before.get(code):
                 reset_code(code)

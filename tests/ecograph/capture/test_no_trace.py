@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import logging
 import random
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -284,6 +286,25 @@ def test_captures_leave_no_cache_entries_behind() -> None:
         assert len(capture(Stack(), x).graphs) > 1
         assert len(_debug_get_cache_entry_list(Block.forward.__code__)) == 0
         assert len(_debug_get_cache_entry_list(Stack.forward.__code__)) == 0
+
+
+@pytest.mark.parametrize("kind", [Stack, Busy])
+def test_nothing_of_a_capture_outlives_it(kind: type[nn.Module]) -> None:
+    x = torch.randn(2, 8) if kind is Stack else torch.randn(2, 3, 8, 8)
+    capture(kind(), x)  # what torch itself keeps, it keeps after the first time
+    gc.collect()
+    captured = capture(kind(), x)
+    graphs = [weakref.ref(graph.module) for graph in captured.graphs]
+    modules = [weakref.ref(module) for module in captured.graphs[0].module.modules()]
+    del captured
+    gc.collect()
+    assert [ref() for ref in (*graphs, *modules)] == [None] * len((*graphs, *modules))
+
+
+def test_no_names_are_left_in_the_modules_of_the_users_code() -> None:
+    before = set(globals())
+    capture(Stack(), torch.randn(2, 8))
+    assert set(globals()) <= before
 
 
 def test_a_model_can_be_compiled_whole_after_a_capture() -> None:
