@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import CodeType
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ def code_caches_restored() -> Iterator[None]:
     from torch._dynamo.convert_frame import input_codes
     from torch._dynamo.eval_frame import cached_backends
     from torch._dynamo.guards import DeletedGuardManagerWrapper
-    from torch._dynamo.utils import CleanupManager, counters, graph_break_reasons
+    from torch._dynamo.utils import CleanupHook, CleanupManager, counters, graph_break_reasons
 
     def entries() -> dict[CodeType, list[Any]]:
         codes = [code for ref in list(input_codes.seen) if (code := ref()) is not None]
@@ -76,22 +77,30 @@ def code_caches_restored() -> Iterator[None]:
 
     # Kept backends would keep the recorder alive, and with it every graph. So would the functions that Dynamo puts into
     # the modules of the user's code after a graph break, for as long as the process lives.
-    globals_installed = CleanupManager.instance
-    backends, installed, reasons = set(cached_backends), set(globals_installed.values), len(graph_break_reasons)
+    kept_codes = CleanupManager.instance
+    backends, codes, reasons = set(cached_backends), set(kept_codes.values), len(graph_break_reasons)
+    installed: list[tuple[dict[str, Any], str]] = []
+    install = CleanupHook.create
+
+    def noting(scope: dict[str, Any], name: str, value: Any) -> CleanupHook:
+        installed.append((scope, name))
+        return install(scope, name, value)
+
     counted = {name: counter.copy() for name, counter in counters.items()}
     before = {code: {id(entry.guard_manager) for entry in kept} for code, kept in entries().items()}
     try:
-        yield
+        with mock.patch.object(CleanupHook, "create", noting):
+            yield
     finally:
         counters.clear()
         counters.update(counted)
         del graph_break_reasons[reasons:]
         for key in set(cached_backends) - backends:
             del cached_backends[key]
-        for key in set(globals_installed.values) - installed:
-            for remove in globals_installed.values.pop(key):
-                remove()
-            del globals_installed.refs[key]
+        for key in set(kept_codes.values) - codes:
+            del kept_codes.values[key], kept_codes.refs[key]
+        for scope, name in installed:
+            scope.pop(name, None)
         for code, kept in entries().items():
             if not before.get(code):
                 reset_code(code)
