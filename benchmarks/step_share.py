@@ -71,6 +71,7 @@ def _inside(event: Any, name: str) -> bool:
 
 def peak_memory(step: Callable[[], Any]) -> int:
     """Returns the most bytes that tensors made during ``step`` held at once, by torch's own account."""
+    step()  # so that gradients and optimizer state are there in every comparison
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
