@@ -44,7 +44,7 @@ def test_every_product_is_found_and_every_flop_counted(entry: Entry) -> None:
     # A recurrent layer is one site; the reference sees the products inside it, or (an LSTM on the CPU) none.
     sites = [site for site in checked.sites if "recurrent" not in site.problem]
     assert calls(sites, model) == checked.reference.products
-    assert checked.share >= 0.99  # what the issue asks
+    assert checked.share >= 0.99  # the least that is promised
     assert checked.flops.forward == checked.reference.forward  # what is reached
     assert checked.flops.backward == checked.reference.backward
     if entry.graphs is not None:
