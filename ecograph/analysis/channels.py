@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from torch import fx, nn
@@ -28,6 +28,9 @@ from ecograph.cost.flops import product_flops
 
 #: A slice of a packed dimension is copied block by block; more blocks than this are a gather, not a slice.
 MOST_BLOCKS = 8
+
+INPUT = "it is an input of the graph"
+OUTPUT = "it is an output of the graph"
 
 
 @dataclass(eq=False)
@@ -142,9 +145,11 @@ def find_channels(capture: Capture, sites: Sequence[Site], model: nn.Module) -> 
     for graph in capture.graphs:
         facts += _graph_facts(graph, by_node, sizes)
     facts += _shared_layers(sites)
-    dimensions = Dimensions(sizes, facts)
-    finder = _Finder(dimensions, nodes, by_node)
-    return finder.find()
+    channels = _Finder(Dimensions(sizes, facts), nodes, by_node).find()
+    if getattr(getattr(model, "config", None), "use_cache", False):  # Hugging Face's decoders return keys and values
+        hint = f"{OUTPUT} (the cache of keys and values is: set model.config.use_cache = False)"
+        channels.stopped = [replace(s, reason=hint) if s.reason == OUTPUT else s for s in channels.stopped]
+    return channels
 
 
 def _layers(sites: Sequence[Site]) -> list[Site]:
@@ -168,14 +173,17 @@ def _graph_facts(graph: Graph, sites: dict[fx.Node, Site], sizes: dict[Dim, int]
     for node in graph.nodes:
         if node.op == "output":
             for source in node.all_input_nodes:
-                yield Stop(tuple(_all_dims(source)), "it is an output of the graph")
+                yield Stop(tuple(_all_dims(source)), OUTPUT)
         elif node.op in ("placeholder", "get_attr"):
             if PARAMETER not in node.meta and BUFFER not in node.meta:
-                words = "an input of the graph" if node.op == "placeholder" else "a constant of the graph"
-                yield Stop(tuple(_all_dims(node)), f"it is {words}")
+                yield Stop(tuple(_all_dims(node)), INPUT if node.op == "placeholder" else "it is a constant of the graph")
         elif node in graph.nested:
             for nested in graph.nested[node]:
                 yield from _nested_facts(node, nested, sites, sizes)
+        elif _is_derived_weight(node, sites):
+            # The weight is cut where it is multiplied, so how it is made (standardized, say) does not matter.
+            if not all(user in sites and sites[user].product.weight is node for user in node.users):
+                yield Stop(tuple(dims_of(node)), "the weight is used for something else too")
         elif OWN_BACKWARD in node.meta:
             call = Call(node, function_name(node))
             stopped = [dim for tensor in (*call.tensors, node) for dim in _all_dims(tensor)]
@@ -187,6 +195,11 @@ def _graph_facts(graph: Graph, sites: dict[fx.Node, Site], sizes: dict[Dim, int]
             yield from facts
 
 
+def _is_derived_weight(node: fx.Node, sites: dict[fx.Node, Site]) -> bool:
+    users = [sites[user] for user in node.users if user in sites]
+    return any(is_weighted(site) and site.product.weight is node for site in users)
+
+
 def _nested_facts(
     caller: fx.Node, nested: Nested, sites: dict[fx.Node, Site], sizes: dict[Dim, int]
 ) -> Iterator[Fact]:
@@ -194,11 +207,11 @@ def _nested_facts(
     plain = "checkpoint" in str(caller.target)
     for fact in _graph_facts(nested.graph, sizes=sizes, sites=sites):
         # What it is handed, and what it gives, is known; the stops are for graphs on their own.
-        if not (plain and isinstance(fact, Stop) and fact.why in ("it is an input of the graph", "it is an output of the graph")):
+        if not (plain and isinstance(fact, Stop) and fact.why in (INPUT, OUTPUT)):
             yield fact
     for inner, outer in nested.inputs.items():
         if outer is None:
-            yield Stop(tuple(_all_dims(inner)), "it is an input of the graph")
+            yield Stop(tuple(_all_dims(inner)), INPUT)
         elif plain:
             yield from (Equal((a,), (b,)) for a, b in zip(dims_of(inner), dims_of(outer), strict=True))
         else:

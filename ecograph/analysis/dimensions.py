@@ -96,7 +96,8 @@ class Dimensions:
         self.links: nx.Graph[Part] = nx.Graph()
         self.stops: dict[Part, Stop] = {}
         facts = list(facts)
-        broken = self._refine([fact for fact in facts if not isinstance(fact, Stop)])
+        pointless = _pointless(facts)
+        broken = pointless | self._refine([f for f in facts if not isinstance(f, Stop) and id(f) not in pointless])
         self.links.add_nodes_from(part for dim in self.structure for part in self.parts(dim))
         for fact in facts:
             if isinstance(fact, Stop):
@@ -191,6 +192,28 @@ class Dimensions:
             left = [part for dim in fact.left for part in self.parts(dim)]
             right = [part for dim in fact.right for part in self.parts(dim)]
             yield from zip(left, right, strict=True)
+
+
+def _pointless(facts: Sequence[Fact]) -> set[int]:
+    """Returns the ids of the joins of dimensions that are stopped as a whole anyway.
+
+    Rotary embeddings take every head apart and join the halves again. That says nothing about slices, but would cut the
+    features of a head into segments, which no view could regroup.
+    """
+    same = nx.utils.UnionFind()
+    stopped: set[Dim] = set()
+    for fact in facts:
+        if isinstance(fact, Stop):
+            stopped.update(fact.dims)
+        elif isinstance(fact, Equal) and len(fact.left) == len(fact.right) == 1:
+            same.union(fact.left[0], fact.right[0])
+    roots = {same[dim] for dim in stopped}
+    joins = [fact for fact in facts if isinstance(fact, Joined)]
+    return {
+        id(fact)
+        for fact in joins
+        if same[fact.whole] in roots or all(same[piece] in roots for piece in fact.pieces)
+    }
 
 
 def _dims(fact: Equal | Joined) -> tuple[Dim, ...]:

@@ -12,6 +12,8 @@ from ecograph.analysis.rules.call import Call, dims_of, same
 def per_channel(call: Call) -> Iterator[Fact]:
     """Batch norm and instance norm: each channel by itself, with statistics and weights of its own."""
     yield from same(call.input, call.output)
+    over = call.input[2:] if call.name == "instance_norm" else [call.input[0], *call.input[2:]]
+    yield Stop(tuple(over), f"{call.where()} normalizes over it")
     for tensor in call.tensors[1:]:
         yield Equal(tuple(dims_of(tensor)), (call.input[1],))
 

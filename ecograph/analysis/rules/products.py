@@ -55,16 +55,19 @@ def _bias(call: Call, site: Site, channels: Dim) -> Iterator[Fact]:
 
 
 def multiplied(call: Call) -> Iterator[Fact]:
-    """A matrix product of two activations: rows, columns and batches go on, what is summed over ends."""
+    """A matrix product of two activations: only batches, such as heads, go on.
+
+    Rows and columns could: slicing the columns of ``attention @ values`` would slice inside the heads of the values.
+    """
     first, second = call.tensors[-2:] if len(call.tensors) > 1 else call.tensors * 2
     a, b, output = dims_of(first), dims_of(second), call.output
     if len(a) < 2 or len(b) < 2:
         return
     yield from broadcast(call, a[:-2], output[:-2])
     yield from broadcast(call, b[:-2], output[:-2])
-    yield Equal((a[-2],), (output[-2],))
-    yield Equal((b[-1],), (output[-1],))
+    yield from same((a[-2], b[-1]), output[-2:])
     yield Stop((a[-1], b[-2]), f"{call.where()} sums over it")
+    yield Stop((a[-2], b[-1]), f"it is a row or column of {call.where()}", structural=True)
     if len(call.tensors) == 3:  # baddbmm
         yield from broadcast(call, dims_of(call.tensors[0]), output)
 
@@ -96,6 +99,17 @@ def lookup(call: Call) -> Iterator[Fact]:
     indices, table = dims_of(call.arg(0, "input")), dims_of(call.arg(1, "weight"))
     yield from same(indices, call.output[:-1])
     yield Equal((table[-1],), (call.output[-1],))
+    yield Stop((table[0],), f"{call.where()} looks rows up in it")
+
+
+def gathered(call: Call) -> Iterator[Fact]:
+    """``gather``: dimensions along which every index has its own place go on."""
+    axis = int(call.arg(1, "dim")) % len(call.input)
+    index = dims_of(call.arg(2, "index"))
+    for i, (source, place, dim) in enumerate(zip(call.input, index, call.output, strict=True)):
+        if i != axis and call.size(source) == call.size(place):
+            yield Equal((source,), (dim,))
+            yield Equal((place,), (dim,))
 
 
 def einsum(call: Call) -> Iterator[Fact]:
@@ -129,5 +143,6 @@ RULES = {
     **dict.fromkeys("matmul mm bmm baddbmm".split(), multiplied),
     "scaled_dot_product_attention": attention,
     "embedding": lookup,
+    "gather": gathered,
     "einsum": einsum,
 }
