@@ -101,6 +101,9 @@ class Rate:
             self._position = (self._position + 1) % len(self._round)
             self.set(self._round[self._position])
 
+    def move_to(self, step: int) -> None:
+        """Goes to an optimizer step of a Scheduler's plan; for passes whose steps differ by more than the rate."""
+
     @property
     def mix(self) -> Mix:
         """The share of steps at each rate over one round, for a training that has no Scheduler."""
@@ -229,6 +232,7 @@ class Scheduler:
         for record in self._records:
             for rate in record.rates:
                 rate.set(self.rate_at(rate, self._steps))
+                rate.move_to(self._steps)
 
     def _announce(self) -> None:
         """Tells explain what the plan comes to on average."""
