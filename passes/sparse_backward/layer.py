@@ -7,29 +7,19 @@ plain torch function and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._C._functorch import TransformType
 
 from ecograph.cost.flops import Flops
 from ecograph.passes.sparse_backward.conv import sparse_conv
 from ecograph.passes.sparse_backward.linear import sparse_linear
 from ecograph.passes.sparse_backward.pays import Workload, why_dense
+from ecograph.rewrite.functions import mapped, per_dimension, plain_conv
 from ecograph.schedule import Rate
-
-_CONVS: dict[tuple[int, bool], Callable[..., Tensor]] = {
-    (1, False): F.conv1d,
-    (2, False): F.conv2d,
-    (3, False): F.conv3d,
-    (1, True): F.conv_transpose1d,
-    (2, True): F.conv_transpose2d,
-    (3, True): F.conv_transpose3d,
-}
 
 
 def kept_channels(channels: int, drop: float, align: int = 1) -> int:
@@ -142,11 +132,10 @@ class SparseLayer:
         per_group = weight.shape[1] if transposed else weight.shape[0] // groups
         keep = self._keep_now(input, weight, per_group)
         if keep == per_group:
-            function = _CONVS[dims, transposed]
-            if transposed:
-                output = function(input, weight, bias, stride, padding, output_padding, groups, dilation)
-            else:
-                output = function(input, weight, bias, stride, padding, dilation, groups)
+            output = plain_conv(
+                input, weight, bias, stride, padding, dilation, groups,
+                transposed=transposed, output_padding=output_padding,
+            )  # fmt: skip
             if self.dense_because is None:
                 shapes = tuple(input.shape), tuple(weight.shape), tuple(output.shape)
                 self._decide(Workload.of_conv(*shapes, transposed=transposed), input, weight)
@@ -168,7 +157,7 @@ class SparseLayer:
         wanted = (self.grads[0] and input.requires_grad) or (self.grads[1] and weight.requires_grad)
         if not wanted or input.numel() == 0:
             return channels
-        if input.is_nested or weight.is_complex() or _mapped():
+        if input.is_nested or weight.is_complex() or mapped():
             return channels
         return self.keep(channels)
 
@@ -180,22 +169,6 @@ class SparseLayer:
         self.flops = Flops(workload.flops, workload.flops * wants[0], workload.flops * wants[1])
         sparse = (self.grads[0] and wants[0], self.grads[1] and wants[1])
         self.dense_because = why_dense(workload, self.rate.peak, sparse)
-
-
-def _mapped() -> bool:
-    """Whether ``torch.func`` maps over this call (vmap) or differentiates it forward (jvp), as sparse ops cannot be."""
-    if torch.compiler.is_compiling():
-        return False
-    levels = torch._C._functorch.get_interpreter_stack() or ()
-    return any(level.key() in (TransformType.Vmap, TransformType.Jvp) for level in levels)
-
-
-def per_dimension(value: Any, dims: int) -> tuple[int, ...]:
-    """Returns one int per spatial dimension."""
-    if isinstance(value, int):
-        return (value,) * dims
-    values = tuple(value)
-    return values * dims if len(values) == 1 else values
 
 
 def _numeric_padding(

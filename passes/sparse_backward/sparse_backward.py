@@ -11,10 +11,11 @@ from ecograph.analysis.sites import Site
 from ecograph.cost.flops import Flops
 from ecograph.passes.sparse_backward.config import Options
 from ecograph.passes.sparse_backward.conv import sparse_conv
-from ecograph.passes.sparse_backward.layer import SparseLayer, kept_channels, per_dimension, sparse_cost
+from ecograph.passes.sparse_backward.layer import SparseLayer, kept_channels, sparse_cost
 from ecograph.passes.sparse_backward.linear import sparse_linear
 from ecograph.passes.sparse_backward.modules import REPLACEMENTS
 from ecograph.passes.sparse_backward.pays import Workload, why_dense
+from ecograph.rewrite.functions import per_dimension
 from ecograph.schedule import Rate
 
 if TYPE_CHECKING:

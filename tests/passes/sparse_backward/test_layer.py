@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ecograph.cost.flops import Flops
-from ecograph.passes.sparse_backward.layer import SparseLayer, kept_channels, per_dimension, sparse_cost
+from ecograph.passes.sparse_backward.layer import SparseLayer, kept_channels, sparse_cost
 from ecograph.schedule import Rate
 
 
@@ -46,13 +46,6 @@ def test_cost_shrinks_the_sparse_gradients_alone() -> None:
 def test_cost_keeps_what_checkpointing_computes_again() -> None:
     plain = Flops(1000, 1000, 1000, recomputed=1000)
     assert sparse_cost(plain, 10, 0.8, (True, True), 1) == Flops(1000, 200, 200, recomputed=1000)
-
-
-@pytest.mark.parametrize(
-    ("value", "dims", "expected"), [(2, 3, (2, 2, 2)), ((2,), 2, (2, 2)), ([1, 2], 2, (1, 2))]
-)
-def test_per_dimension(value: Any, dims: int, expected: tuple[int, ...]) -> None:
-    assert per_dimension(value, dims) == expected
 
 
 def make(drop: float = 0.5, **options: Any) -> SparseLayer:

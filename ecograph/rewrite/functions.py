@@ -1,0 +1,58 @@
+"""Torch's own product functions, by kind, and what every function that takes their place must ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._C._functorch import TransformType
+
+_CONVS: dict[tuple[int, bool], Callable[..., Tensor]] = {
+    (1, False): F.conv1d,
+    (2, False): F.conv2d,
+    (3, False): F.conv3d,
+    (1, True): F.conv_transpose1d,
+    (2, True): F.conv_transpose2d,
+    (3, True): F.conv_transpose3d,
+}
+
+
+def plain_conv(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    *,
+    transposed: bool,
+    output_padding: Any,
+) -> Tensor:
+    """``F.conv*d`` or ``F.conv_transpose*d``, as the weight's dimensions and ``transposed`` say."""
+    function = _CONVS[weight.ndim - 2, transposed]
+    if transposed:
+        return function(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    return function(input, weight, bias, stride, padding, dilation, groups)
+
+
+def per_dimension(value: Any, dims: int) -> tuple[int, ...]:
+    """Returns one int per spatial dimension."""
+    if isinstance(value, int):
+        return (value,) * dims
+    values = tuple(value)
+    return values * dims if len(values) == 1 else values
+
+
+def mapped() -> bool:
+    """Whether ``torch.func`` maps over this call (vmap) or differentiates it forward (jvp).
+
+    A custom autograd function can then not be used, unless it was written for that.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    levels = torch._C._functorch.get_interpreter_stack() or ()
+    return any(level.key() in (TransformType.Vmap, TransformType.Jvp) for level in levels)

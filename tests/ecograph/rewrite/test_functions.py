@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ecograph.rewrite.functions import mapped, per_dimension, plain_conv
+
+
+@pytest.mark.parametrize(
+    ("value", "dims", "expected"), [(2, 3, (2, 2, 2)), ((2,), 2, (2, 2)), ([1, 2], 2, (1, 2))]
+)
+def test_per_dimension(value: Any, dims: int, expected: tuple[int, ...]) -> None:
+    assert per_dimension(value, dims) == expected
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_plain_conv_is_the_function_of_that_kind(dims: int) -> None:
+    input, weight, bias = torch.randn(2, 4, *[5] * dims), torch.randn(4, 2, *[3] * dims), torch.randn(4)
+    found = plain_conv(input, weight, bias, 2, 1, 1, 2, transposed=False, output_padding=0)
+    assert torch.equal(found, getattr(F, f"conv{dims}d")(input, weight, bias, 2, 1, 1, 2))
+    found = plain_conv(input, weight, bias[:2], 2, 1, 1, 1, transposed=True, output_padding=(1,) * dims)
+    assert torch.equal(found, getattr(F, f"conv_transpose{dims}d")(input, weight, bias[:2], 2, 1, 1, 1, 1))
+
+
+def test_mapped_knows_vmap_and_jvp_from_grad() -> None:
+    seen: list[bool] = []
+
+    def f(x: Tensor) -> Tensor:
+        seen.append(mapped())
+        return x.sum()
+
+    x = torch.randn(3)
+    f(x)
+    torch.func.grad(f)(x)
+    torch.func.vmap(f)(x)
+    torch.func.jvp(f, (x,), (x,))
+    assert seen == [False, False, True, True]
