@@ -1,9 +1,9 @@
 """The torch.nn layers whose product a pass computes, without saying how.
 
 A pass makes a class of its own from each: the class in here, the torch.nn layer, and which
-:class:`~ecograph.rewrite.passes.Layer` computes the product. A layer becomes one by having its class changed in place, so
-its Parameters, its hooks and every reference to it stay. ``_conv_forward`` keeps torch's signature: a caller may hand in
-a part of the weight.
+:class:`~ecograph.rewrite.passes.Layer` computes the product. A layer becomes one by having its class changed in place,
+so its Parameters, its hooks and every reference to it stay. ``_conv_forward`` keeps torch's signature: a caller may
+hand in a part of the weight.
 """
 
 from __future__ import annotations

@@ -61,13 +61,14 @@ def size_now(layout: Layout, slices: Mapping[str, GroupSlice]) -> int:
     return total
 
 
-def take(tensor: Tensor, cuts: Sequence[Cut], *, scale: bool = False) -> Tensor:
+def take(tensor: Tensor, cuts: Sequence[Cut], *, scale: bool = False, name: str = "a tensor") -> Tensor:
     """Returns the part of a tensor that is in force now.
 
     Args:
         tensor: the whole tensor.
         cuts: one for each dimension that may be cut.
         scale: multiply by the groups' :meth:`~.GroupSlice.scale` along these dimensions.
+        name: what to call it in an error.
 
     Returns:
         ``tensor`` itself where nothing is cut; a view where every dimension keeps one stretch; else a copy.
@@ -78,14 +79,14 @@ def take(tensor: Tensor, cuts: Sequence[Cut], *, scale: bool = False) -> Tensor:
     for cut in cuts:
         if tensor.shape[cut.dim] != full_size(cut.layout):
             raise ValueError(
-                f"dimension {cut.dim} of a tensor of shape {tuple(tensor.shape)} should have {full_size(cut.layout)} "
-                "elements: optimize the model again after changing its widths"
+                f"dimension {cut.dim} of {name} has {tensor.shape[cut.dim]} elements, and had {full_size(cut.layout)} "
+                "when the model was optimized: restore it, then optimize it again"
             )
     cuts = [cut for cut in cuts if cut.active]
     if not cuts:
         return tensor
     if has_torch_function((tensor,)):
-        result: Tensor = handle_torch_function(take, (tensor,), tensor, cuts, scale=scale)
+        result: Tensor = handle_torch_function(take, (tensor,), tensor, cuts, scale=scale, name=name)
         return result
     if torch.compiler.is_compiling():
         for cut in cuts:

@@ -1,0 +1,102 @@
+"""Batch normalization of a slice of the channels, with the running statistics of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ecograph.passes.sliceout.group_slice import GroupSlice
+from ecograph.passes.sliceout.take import Cut, put, take
+
+
+class SlicedNorm:
+    """What a batch norm needs to know to run on a slice.
+
+    Args:
+        name: of the layer.
+        cuts: how its channels are cut: one :class:`Cut` of dimension 0, or none where they stay whole.
+        scale_of: the group, normalized by flow, whose scale the layer before did not put into its result because the
+            norm takes it out again; None where there is nothing to make up for.
+
+    Raises:
+        ValueError: where ``scale_of`` has no one scale.
+    """
+
+    def __init__(self, name: str, *, cuts: Sequence[Cut] = (), scale_of: GroupSlice | None = None) -> None:
+        if scale_of is not None and scale_of.normalization != "flow":
+            raise ValueError(f"{name}: scale_of={scale_of.name!r}: give a group normalized by flow; it has one scale")
+        self.name = name
+        self.cuts = tuple(cuts)
+        self.scale_of = scale_of
+
+    def __repr__(self) -> str:
+        return f"SlicedNorm({self.name!r})"
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is cut off, or has to be made up for, now."""
+        return any(cut.active for cut in self.cuts) or (self.scale_of is not None and self.scale_of.active)
+
+    def scale(self) -> float:
+        """Returns by what the input must be thought multiplied."""
+        if self.scale_of is None or not self.scale_of.active:
+            return 1.0
+        scale = self.scale_of.scale()
+        assert isinstance(scale, (int, float))
+        return scale
+
+
+def sliced_batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    *,
+    cuts: Sequence[Cut] = (),
+    scale: float = 1.0,
+    name: str = "the batch norm",
+) -> Tensor:
+    """``F.batch_norm`` of a slice of the channels.
+
+    Args:
+        input: ``(N, C_slice, *positions)``.
+        running_mean: ``(C,)`` or None; its slice is updated in place.
+        running_var: likewise.
+        weight: ``(C,)`` or None.
+        bias: ``(C,)`` or None.
+        training: normalize with the statistics of the batch.
+        momentum: as in ``F.batch_norm``.
+        eps: as in ``F.batch_norm``.
+        cuts: how ``C`` is cut.
+        scale: the result is that of ``scale * input``, which is never computed: the norm takes the scale out again, so
+            it only shows in the running statistics and in how much ``eps`` counts.
+        name: of the layer, for errors.
+
+    Returns:
+        ``(N, C_slice, *positions)``.
+    """
+    parts = [
+        None if full is None else take(full, cuts, name=f"{what} of {name}")
+        for what, full in (("the weight", weight), ("the bias", bias))
+    ]
+    buffers = [full for full in (running_mean, running_var) if full is not None]
+    slices = [take(full, cuts, name=f"a running statistic of {name}") for full in buffers]
+    powers = (scale, scale * scale)
+    seen = slices if scale == 1 else [part / power for part, power in zip(slices, powers, strict=False)]
+    mean, var = seen if seen else (None, None)
+    output = F.batch_norm(input, mean, var, *parts, training, momentum, eps / powers[1])
+    if training and scale != 1:
+        for full, part, power in zip(buffers, seen, powers, strict=False):
+            put(full, cuts, part * power)
+    elif training:
+        for full, part in zip(buffers, seen, strict=True):
+            if part is not full and (torch.compiler.is_compiling() or not part._is_view()):
+                put(full, cuts, part)
+    return output
