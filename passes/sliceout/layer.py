@@ -52,9 +52,9 @@ class SlicedLayer:
     ) -> None:
         self.name = name
         self.rate: Rate = rate
-        self.out = out
-        self.inp = inp
-        self.groups = groups
+        self.out, self.inp, self.groups = (
+            layout if layout and is_sliced(layout) else None for layout in (out, inp, groups)
+        )
         self.slices = dict(slices)
         self.scaled = scaled
         self.inner = inner
@@ -77,6 +77,14 @@ class SlicedLayer:
         """Whether anything is cut off now."""
         layouts = (self.out, self.inp, self.groups)
         return any(Cut(0, layout, self.slices).active for layout in layouts if layout is not None)
+
+    def acts(self, training: bool) -> bool:
+        """Whether it computes anything but the plain product now, or has yet to see the batch that decides it.
+
+        Args:
+            training: whether the module that calls the product is in training mode.
+        """
+        return self.active or (self.inner is not None and self.inner.acts(training))
 
     @property
     def alone(self) -> SlicedLayer:
@@ -133,8 +141,7 @@ class SlicedLayer:
         second_cut = [] if second is None else [Cut(1, second, self.slices)]
         small = take(weight, first_cut + second_cut, name=name)
         if self.scaled:
-            by_group = self.groups is not None and is_sliced(self.groups)
-            small = rescale(small, first_cut if transposed or by_group else [])
+            small = rescale(small, first_cut if transposed or self.groups is not None else [])
             small = rescale(small, [] if transposed else second_cut)
         if bias is not None:
             out = over_groups(self.out, self.groups, groups, bias.shape[0])
@@ -150,7 +157,7 @@ class SlicedLayer:
         return float(out), float(inp)
 
     def _shares(self, rate: float) -> tuple[Fraction, Fraction]:
-        if self.groups is not None and is_sliced(self.groups):
+        if self.groups is not None:
             taken = {segment.group for segment in self.groups}
             out, inp = (
                 Fraction(1) if any(s.group and s.group in taken for s in layout or ()) else self._share(layout, rate)
@@ -185,7 +192,7 @@ class SlicedLayer:
             return small
         if channels is None:
             channels = getattr(self.inner, "channels", None)
-        if channels is not None and not (self.groups is not None and is_sliced(self.groups)):
+        if channels is not None and self.groups is None:
             channels = max(int(channels * out), 1)
         parts = [
             (self.inner.cost(small, value, channels), weight) for value, weight in (mix or self.inner.rate.mix).items()
@@ -202,8 +209,8 @@ def over_groups(inside: Layout | None, groups: Layout | None, count: int, size: 
     """Returns the layout of the channels of all groups of a convolution, group after group.
 
     Args:
-        inside: the channels of one group, or of all; None where they stay whole.
-        groups: the groups; None where they stay whole.
+        inside: the channels of one group, or of all; None where these stay whole.
+        groups: the groups; None where all of them stay.
         count: how many there are.
         size: channels of all groups.
     """
@@ -212,11 +219,10 @@ def over_groups(inside: Layout | None, groups: Layout | None, count: int, size: 
     if count == 1 or (inside is not None and full_size(inside) == size):
         return inside
     each = size // count
-    if groups is not None and is_sliced(groups):
-        assert inside is None or not is_sliced(inside), "sliced by the group and within groups"
+    if groups is not None:
+        assert inside is None, "sliced by the group and within groups"
         return tuple(replace(s, size=s.size * each, inner=s.inner * each) for s in groups)
-    if inside is None:
-        return None
+    assert inside is not None
     if len(inside) == 1:
         (only,) = inside
         return (replace(only, size=only.size * count, outer=only.outer * count),)

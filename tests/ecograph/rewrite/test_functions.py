@@ -26,6 +26,7 @@ def test_plain_conv_is_the_function_of_that_kind(dims: int) -> None:
     assert torch.equal(found, getattr(F, f"conv_transpose{dims}d")(input, weight, bias[:2], 2, 1, 1, 1, 1))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit, from within torch.func.jvp
 def test_mapped_knows_vmap_and_jvp_from_grad() -> None:
     seen: list[bool] = []
 
