@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from io import StringIO
 from typing import TYPE_CHECKING, Any
@@ -9,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ecograph.cost.flops import Flops
-from ecograph.record import Record, SiteRecord, records
+from ecograph.record import GroupRecord, Record, SiteRecord, records
+from ecograph.schedule import Mix
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
+
+    from ecograph.rewrite.passes import Layer
 
 
 @dataclass(frozen=True)
@@ -23,19 +27,26 @@ class LayerReport:
         name: the layer.
         type: class of the module that computes it.
         output_shape: for the example inputs; None where unknown.
-        rewritten_by: the pass, or "".
+        passes: the passes that rewrote it.
         reason: why it was left alone, or "".
         before: FLOPs of the plain step; None where shapes are unknown.
         after: FLOPs of the step as rewritten, on average over the schedule.
+        saved: for each pass, the FLOPs per step that it saves, given those named before it.
     """
 
     name: str
     type: str
     output_shape: tuple[int, ...] | None
-    rewritten_by: str
+    passes: tuple[str, ...]
     reason: str
     before: Flops | None
     after: Flops | None
+    saved: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def rewritten_by(self) -> str:
+        """The passes in words, or ""."""
+        return " + ".join(self.passes)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as JSON types."""
@@ -51,6 +62,43 @@ class LayerReport:
 
 
 @dataclass(frozen=True)
+class GroupReport:
+    """One channel group, or a layer that is in none.
+
+    Attributes:
+        name: of the group: the first layer that makes it.
+        members: the layers and tensors that belong to it; none for a layer that is in no group.
+        units: channels, heads or groups of a convolution.
+        width: elements in full.
+        slice_width: elements of a slice at the peak rate; None where it stays whole.
+        starts: at how many places a slice may begin.
+        sliced_by: the pass, or "".
+        reason: why it stays whole, or "".
+        before: FLOPs of its layers in the plain step.
+        after: FLOPs of its layers as rewritten, by all passes and groups that they belong to.
+        bytes_before: of the activations that have its width, views counted once.
+        bytes_after: of the same, on average over the schedule.
+    """
+
+    name: str
+    members: tuple[str, ...]
+    units: int
+    width: int
+    slice_width: int | None
+    starts: int | None
+    sliced_by: str
+    reason: str
+    before: Flops
+    after: Flops
+    bytes_before: int
+    bytes_after: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the report as JSON types."""
+        return {**asdict(self), "members": list(self.members), "sliced_by": self.sliced_by or None, "reason": self.reason or None}
+
+
+@dataclass(frozen=True)
 class Report:
     """What ``optimize`` did to a model; prints as a table.
 
@@ -60,6 +108,7 @@ class Report:
         layers: every product with a parameter weight.
         other: FLOPs of products without one, such as attention.
         parts: how the model was captured: (path, method, note).
+        groups: where a pass slices channel groups, every group, and the layers that are in none.
     """
 
     model: str
@@ -67,6 +116,7 @@ class Report:
     layers: list[LayerReport]
     other: Flops
     parts: list[tuple[str, str, str]] = field(default_factory=list)
+    groups: list[GroupReport] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
@@ -85,8 +135,7 @@ class Report:
 
     def saved_by(self, pass_name: str) -> int:
         """Returns the FLOPs per step that a pass saves, on average over the schedule."""
-        ours = [layer for layer in self.layers if layer.rewritten_by == pass_name and layer.before and layer.after]
-        return sum(layer.before.total - layer.after.total for layer in ours if layer.before and layer.after)
+        return sum(layer.saved.get(pass_name, 0) for layer in self.layers)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as JSON types."""
@@ -95,12 +144,13 @@ class Report:
             "passes": [
                 {
                     **options,
-                    "layers": sum(layer.rewritten_by == options["name"] for layer in self.layers),
+                    "layers": sum(options["name"] in layer.passes for layer in self.layers),
                     "flops_saved_per_step": self.saved_by(options["name"]),
                 }
                 for options in self.passes
             ],
             "layers": [layer.to_dict() for layer in self.layers],
+            "groups": [group.to_dict() for group in self.groups],
             "other_flops": _flops_dict(self.other),
             "flops_before": _flops_dict(self.before),
             "flops_after": _flops_dict(self.after),
@@ -147,7 +197,9 @@ def explain(model: nn.Module) -> Report:
     layers: list[LayerReport] = []
     for record in found:
         layers += [_layer_report(site, record) for site in record.sites]
+    groups = [_group_report(group, layers, record) for record in found for group in record.groups]
     return Report(
+        groups=groups,
         model=type(model).__name__,
         passes=[
             {**options, "mean_rate": sum(value * share for value, share in mix.items())}
@@ -161,22 +213,70 @@ def explain(model: nn.Module) -> Report:
 
 
 def _layer_report(site: SiteRecord, record: Record) -> LayerReport:
-    layer = site.layer
-    before = site.flops or getattr(layer, "flops", None)
-    reason = site.reason
-    rewritten_by = site.pass_name
-    if layer is not None and layer.dense_because is None:
-        reason = "decided at the first training batch"
-    elif layer is not None and layer.dense_because:
-        reason, rewritten_by = layer.dense_because, ""
-    after = before
-    if before is not None and layer is not None and rewritten_by and not reason:
-        mix = record.mixes[[rate is layer.rate for rate in record.rates].index(True)]
-        parts = [(layer.cost(before, rate, site.channels), share) for rate, share in mix.items()]
-        names = [f.name for f in fields(Flops)]
-        after = Flops(*(round(sum(getattr(flops, name) * share for flops, share in parts)) for name in names))
+    layer, reason, passes = site.layer, site.reason, site.passes
+    inner: Layer | None = getattr(layer, "inner", None)
+    before = site.flops or getattr(layer, "flops", None) or getattr(inner, "flops", None)
+    deciding = inner or layer  # a slice is decided at once; what computes it may wait for the first batch
+    if deciding is not None and deciding.dense_because != "":
+        reason = deciding.dense_because or "decided at the first training batch"
+        passes = passes[:-1]
+        if passes:
+            reason = ""
+    after, saved = before, {}
+    if before is not None and layer is not None and passes:
+        steps = [_mixed(layer, before, site.channels, record, inside=None)]
+        if len(passes) > 1:
+            steps = [_mixed(layer, before, site.channels, record, inside={0.0: 1.0}), *steps]
+            assert inner is not None
+            steps[-1] = _mixed(layer, before, site.channels, record, inside=_mix_of(inner, record))
+        for name, previous, now in zip(passes, [before, *steps], steps, strict=False):
+            saved[name] = previous.total - now.total
+        after = steps[-1]
     name = site.name if site.call == 0 else f"{site.name} (call {site.call + 1})"
-    return LayerReport(name, site.type, site.output_shape, rewritten_by, reason, before, after)
+    return LayerReport(name, site.type, site.output_shape, passes, reason, before, after, saved)
+
+
+def _mix_of(layer: Layer, record: Record) -> Mix:
+    return record.mixes[[rate is layer.rate for rate in record.rates].index(True)]
+
+
+def _mixed(layer: Layer, before: Flops, channels: int | None, record: Record, inside: Mix | None) -> Flops:
+    """Returns a layer's FLOPs on average over its schedule.
+
+    Args:
+        layer: what computes it.
+        before: of the plain call.
+        channels: of the call.
+        record: of the model.
+        inside: for a slice, the schedule of what computes the small product. Both are taken to be independent.
+    """
+    options = {} if inside is None or not hasattr(layer, "inner") else {"mix": inside}
+    parts = [(layer.cost(before, rate, channels, **options), share) for rate, share in _mix_of(layer, record).items()]
+    names = [f.name for f in fields(Flops)]
+    return Flops(*(round(sum(getattr(flops, name) * share for flops, share in parts)) for name in names))
+
+
+def _group_report(group: GroupRecord, layers: Sequence[LayerReport], record: Record) -> GroupReport:
+    inside = [layer for layer in layers if layer.name in group.members and layer.before and layer.after]
+    found, reason = group.slice, group.reason
+    share = 1.0
+    if found is not None:
+        mix = record.mixes[[rate is found.rate for rate in record.rates].index(True)]
+        share = sum(found.width_at(rate) * part for rate, part in mix.items()) / group.units
+    return GroupReport(
+        name=group.name,
+        members=group.members,
+        units=group.units,
+        width=group.width,
+        slice_width=None if found is None else found.width_at(found.rate.peak) * (group.width // group.units),
+        starts=None if found is None else found.choices,
+        sliced_by=group.pass_name,
+        reason=reason,
+        before=sum((layer.before for layer in inside if layer.before), Flops()),
+        after=sum((layer.after for layer in inside if layer.after), Flops()),
+        bytes_before=group.activation_bytes,
+        bytes_after=round(group.activation_bytes * share),
+    )
 
 
 def _flops_dict(flops: Flops | None) -> dict[str, int] | None:

@@ -10,18 +10,19 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, TypeVar, cast
 
-from torch import nn
+from torch import fx, nn
 
 from ecograph import registry
 from ecograph.analysis import Site, find_sites
 from ecograph.capture import Capture, capture
+from ecograph.capture.graph import example
 from ecograph.cost.flops import Flops, graph_flops, product_flops
 from ecograph.errors import NoEffectWarning
 from ecograph.guards import check_model, check_names
-from ecograph.record import ATTRIBUTE, ORIGINAL, Record, SiteRecord, records
+from ecograph.record import ATTRIBUTE, ORIGINAL, GroupRecord, Record, SiteRecord, records
 from ecograph.rewrite.lower import lower as lower_plan
 from ecograph.rewrite.lower import undo
-from ecograph.rewrite.passes import Pass, Plan, plan, rewrite_graphs
+from ecograph.rewrite.passes import GroupPass, Pass, Plan, plan, rewrite_graphs
 from ecograph.schedule import Ticker
 
 M = TypeVar("M", bound=nn.Module)
@@ -82,7 +83,7 @@ def optimize(
 
     captured = capture(model, example_inputs)
     sites = find_sites(captured, model)
-    made = plan(chosen, sites, model, skip)
+    made = plan(chosen, sites, model, skip, captured)
     record = _record(made, captured)
     if not made.rewritten:
         _warn_no_effect(made, captured)
@@ -125,6 +126,8 @@ def restore_quietly(model: nn.Module) -> None:
         record = module.__dict__.pop(ATTRIBUTE, None)
         if record is not None:
             undo(module, record.lowered)
+            for rate in record.rates:
+                rate.close()
             hooks = module._forward_pre_hooks
             for key in [key for key, hook in hooks.items() if isinstance(hook, Ticker)]:
                 del hooks[key]
@@ -142,13 +145,13 @@ def compile_graphs(
     captured = capture(model, example_inputs)
     sites = find_sites(captured, model)
     before = [graph.module.code for graph in captured.graphs]
-    made = plan(_passes(passes, recipe), sites, model)
-    rewrite_graphs(made)
+    made = plan(_passes(passes, recipe), sites, model, captured=captured)
+    rewrite_graphs(made, captured)
     after = [graph.module.code for graph in captured.graphs]
     return captured, made, list(zip(before, after, strict=True))
 
 
-def _passes(passes: Sequence[Any] | None, recipe: str) -> list[Pass]:
+def _passes(passes: Sequence[Any] | None, recipe: str) -> list[Pass | GroupPass]:
     if passes is None:
         if recipe not in RECIPES:
             raise ValueError(f"recipe={recipe!r}: give one of {', '.join(map(repr, RECIPES))}")
@@ -165,7 +168,7 @@ def _passes(passes: Sequence[Any] | None, recipe: str) -> list[Pass]:
         raise ValueError(f"passes={passes!r}: give a list, such as [ecograph.passes.SparseBackward()]")
     chosen = [registry.find(item)() if isinstance(item, str) else item for item in passes]
     for item in chosen:
-        if isinstance(item, type) or not isinstance(item, Pass):
+        if isinstance(item, type) or not isinstance(item, (Pass, GroupPass)):
             raise ValueError(f"{item!r} in passes is not a pass: give an instance, such as SparseBackward(drop=0.8)")
     return chosen
 
@@ -182,7 +185,7 @@ def _record(made: Plan, captured: Capture) -> Record:
                 module=choice.site.module,
                 type=choice.site.type,
                 call=choice.site.call,
-                pass_name=choice.pass_.name if choice.pass_ else "",
+                passes=choice.names,
                 reason=choice.reason,
                 output_shape=choice.site.output_shape,
                 channels=choice.site.out_channels and choice.site.out_channels // choice.site.groups,
@@ -193,7 +196,34 @@ def _record(made: Plan, captured: Capture) -> Record:
         ],
         other_flops=_other_flops(captured, [choice.site for choice in made.choices]),
         parts=[(part.path, part.method, part.note) for part in captured.parts],
+        groups=_groups(made),
     )
+
+
+def _groups(made: Plan) -> list[GroupRecord]:
+    """Returns what was decided about the channel groups, and which layers are in none."""
+    if made.channels is None:
+        return []
+    found = [
+        GroupRecord(
+            name=choice.group.name,
+            members=tuple(choice.group.members),
+            units=choice.group.units,
+            width=choice.group.width,
+            activation_bytes=_bytes(choice.group.activations),
+            pass_name=choice.pass_.name if choice.pass_ else "",
+            reason=choice.reason,
+            slice=choice.slice,
+        )
+        for choice in made.groups
+    ]
+    return found + [GroupRecord(s.name, width=s.width, reason=s.reason) for s in made.channels.stopped]
+
+
+def _bytes(nodes: Sequence[fx.Node]) -> int:
+    """Returns the memory behind the example tensors of some nodes."""
+    storages = {value.untyped_storage()._cdata: value for node in nodes if (value := example(node)) is not None}
+    return sum(value.numel() * value.element_size() for value in storages.values())
 
 
 def _site_flops(site: Site) -> Flops | None:
@@ -213,6 +243,15 @@ def _other_flops(captured: Capture, sites: Sequence[Site]) -> Flops | None:
     return total
 
 
+def _each(reasons: Sequence[tuple[str, str]], most: int = 12) -> str:
+    """Returns what stopped each of some candidates, those with the same reason together."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in reasons:
+        by_reason.setdefault(reason, []).append(name)
+    told = [f"{', '.join(names[:most])}{' ...' * (len(names) > most)}: {why}" for why, names in by_reason.items()]
+    return "; ".join(told)
+
+
 def _warn_no_effect(made: Plan, captured: Capture) -> None:
     reasons = list(dict.fromkeys(choice.reason for choice in made.choices if choice.reason))
     failed = next((part for part in captured.parts if part.method == "none"), None)
@@ -222,6 +261,9 @@ def _warn_no_effect(made: Plan, captured: Capture) -> None:
         why = f"{failed.path or 'the model'} could not be captured ({failed.note}): give example_inputs"
     else:
         why = "the model has no convolution or linear layer"
+    if made.channels is not None and len(made.passes) == 1:
+        whole = [(c.group.name, c.reason) for c in made.groups] + [(s.name, s.reason) for s in made.channels.stopped]
+        why = f"no channel group can be sliced: {_each(whole) or 'the model has no convolution or linear layer'}"
     if not made.passes:
         why = "there is no pass to apply"
     warnings.warn(f"ecograph.optimize had no effect: {why}", NoEffectWarning, stacklevel=3)

@@ -28,7 +28,7 @@ class SiteRecord:
         module: path of the module in whose forward it is called.
         type: class name of that module.
         call: 0 for its first call in a step, 1 for the second, ...
-        pass_name: the pass that rewrote it, or "".
+        passes: the passes that rewrote it, the outermost first.
         reason: why it was left alone, or "".
         output_shape: of the example, or None.
         channels: output channels, per group, or None where they are unknown.
@@ -40,12 +40,37 @@ class SiteRecord:
     module: str
     type: str
     call: int
-    pass_name: str = ""
+    passes: tuple[str, ...] = ()
     reason: str = ""
     output_shape: tuple[int, ...] | None = None
     channels: int | None = None
     flops: Flops | None = None
     layer: Layer | None = None
+
+
+@dataclass
+class GroupRecord:
+    """What was found out and decided about one channel group, or about a layer that is in none.
+
+    Attributes:
+        name: of the group: the first layer that makes it.
+        members: the layers and tensors that belong to it.
+        units: channels, heads or groups of a convolution; 0 for a layer that is in no group.
+        width: elements.
+        activation_bytes: of the example's tensors that it makes smaller; views count once.
+        pass_name: the pass that slices it, or "".
+        reason: why it stays whole, or "".
+        slice: what is in force on it at run time.
+    """
+
+    name: str
+    members: tuple[str, ...] = ()
+    units: int = 0
+    width: int = 0
+    activation_bytes: int = 0
+    pass_name: str = ""
+    reason: str = ""
+    slice: Any = None
 
 
 @dataclass
@@ -60,6 +85,7 @@ class Record:
         other_flops: of products without a parameter weight, such as attention; None where shapes are unknown.
         parts: how each part of the model was captured: (path, method, note).
         lowered: what was changed in the model, in order.
+        groups: every channel group that a pass was asked about, and the layers that are in none.
     """
 
     passes: tuple[dict[str, Any], ...]
@@ -69,6 +95,7 @@ class Record:
     other_flops: Flops | None
     parts: list[tuple[str, str, str]]
     lowered: list[Lowered] = field(default_factory=list)
+    groups: list[GroupRecord] = field(default_factory=list)
 
 
 def records(model: nn.Module) -> list[Record]:

@@ -101,6 +101,9 @@ class Rate:
             self._position = (self._position + 1) % len(self._round)
             self.set(self._round[self._position])
 
+    def close(self) -> None:
+        """Told when the model is restored."""
+
     def move_to(self, step: int) -> None:
         """Goes to an optimizer step of a Scheduler's plan; for passes whose steps differ by more than the rate."""
 

@@ -1,5 +1,6 @@
 """The passes that ship with ecograph, one folder per method, each with a method card."""
 
+from ecograph.passes.sliceout import SliceOut
 from ecograph.passes.sparse_backward import SparseBackward
 
-__all__ = ["SparseBackward"]
+__all__ = ["SliceOut", "SparseBackward"]

@@ -24,7 +24,6 @@ from ecograph.analysis.rules.call import Call, dims_of, function_name, size_of
 from ecograph.analysis.rules.products import GROUPS, IN, OUT, is_weighted
 from ecograph.analysis.sites import Site
 from ecograph.capture.graph import BUFFER, OWN_BACKWARD, PARAMETER, Capture, Graph, Nested, example, module_path
-from ecograph.cost.flops import product_flops
 
 #: A slice of a packed dimension is copied block by block; more blocks than this are a gather, not a slice.
 MOST_BLOCKS = 8
@@ -92,9 +91,11 @@ class Channels:
         self.groups = list(groups)
         self.stopped = list(stopped)
 
-    @cached_property
-    def _owner(self) -> dict[Part, Group]:
-        return {part: group for group in self.groups for part in group.parts}
+        self._owner = {part: group for group in self.groups for part in group.parts}
+
+    def keep(self, groups: Sequence[Group]) -> None:
+        """Makes layouts name these groups alone."""
+        self._owner = {part: group for group in groups for part in group.parts}
 
     def layout(self, dim: Dim) -> Layout:
         """Returns how a dimension is made up, with the groups that slice it."""
@@ -258,6 +259,11 @@ def _channel(site: Site) -> int:
     return -1 - dims
 
 
+def _weights(makes: list[Site], takes: list[Site]) -> int:
+    """Returns the elements of the weights that a group would make smaller."""
+    return sum(math.prod(site.weight_shape or ()) for site in {*makes, *takes})
+
+
 class _Finder:
     """Chooses the groups among the connected components."""
 
@@ -279,7 +285,7 @@ class _Finder:
         taken: set[tuple[Dim, int]] = set()
         # A dimension may be sliceable in several ways, such as whole groups of channels or channels of every group: the
         # one that saves most is taken.
-        for i in sorted(candidates, key=lambda i: (-self._flops(makes[i], takes[i]), self.order[makes[i][0].node])):
+        for i in sorted(candidates, key=lambda i: (-_weights(makes[i], takes[i]), self.order[makes[i][0].node])):
             segments = {(part.dim, part.segment) for part in self.components[i]}
             if taken & segments:
                 reasons[i] = "the same dimension is sliced in another way"
@@ -360,13 +366,6 @@ class _Finder:
     def _passes_on(self, site: Site, i: int) -> bool:
         """Whether a grouped convolution takes in and gives out this component group by group."""
         return site.kind == "conv" and site.groups > 1 and i in self._components(Dim(site.node, GROUPS))
-
-    def _flops(self, makes: list[Site], takes: list[Site]) -> int:
-        total = 0
-        for site in {*makes, *takes}:
-            flops = product_flops(site.product, site.needs_grad)
-            total += flops.total if flops else 0
-        return total
 
     def _group(self, i: int, makes: list[Site], takes: list[Site], names: Counter[str]) -> Group:
         first = makes[0]

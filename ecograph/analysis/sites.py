@@ -56,6 +56,7 @@ class Site:
         last: no other product comes after it.
         call: 0 for the first call of this layer in a step, 1 for the second, ...
         problem: why no pass can rewrite it, or "".
+        shares: of its input and output channels, which shares are computed with, where a pass slices them.
     """
 
     graph: Graph
@@ -74,6 +75,7 @@ class Site:
     input_shape: tuple[int, ...] | None = None
     output_shape: tuple[int, ...] | None = None
     needs_grad: tuple[bool, bool] = field(default=(True, True))
+    shares: tuple[float, float] = (1.0, 1.0)
 
     @property
     def kind(self) -> str:

@@ -31,6 +31,7 @@ class Program:
         targets: what holds the targets in the text: "targets", or "batch" where a batch is one dict.
         steps_per_epoch: the code for the number of optimizer steps in an epoch, to fill a hole with.
         arguments: the keyword arguments that `train` needs beyond the usual ones, and their values.
+        scheduled: whether a Scheduler sets the rates of the model's passes.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Program:
         self.targets = targets
         self.steps_per_epoch = code("len(train_loader)")
         self.arguments: dict[str, object] = {}
+        self.scheduled = False
         self._imports = Imports()
         self._origin: str | None = None
         self._signed = False

@@ -13,6 +13,7 @@ from typing import Any
 from torch import fx, nn
 
 from ecograph.capture.graph import parameter_name
+from ecograph.rewrite.calls import Calls
 from ecograph.rewrite.passes import Choice, Plan
 from ecograph.rewrite.route import Route, RoutedForward
 
@@ -50,9 +51,22 @@ def lower(model: nn.Module, plan: Plan) -> list[Lowered]:
             setattr(module, choice.pass_.attribute, choice.layer)
         elif id(module) not in seen:
             routed.setdefault(choice.site.module, []).append(choice)
-    for path, choices in routed.items():
+    calls = dict(plan.calls)
+    for norm in plan.norms:
+        module = model.get_submodule(norm.cut.module)
+        replacement = norm.pass_.replacements.get(type(module))
+        if replacement is not None:
+            changed.append(Lowered(norm.cut.module, type(module), replacement, norm.pass_.attribute))
+            module.__class__ = replacement
+            setattr(module, norm.pass_.attribute, norm.norm)
+        elif id(module) not in seen:
+            calls.setdefault(norm.cut.module, Calls()).norms.append((norm.cut.tensors, norm.norm))
+            calls[norm.cut.module].slices.update(norm.norm.slices)
+        seen.add(id(module))
+    for path in dict.fromkeys([*routed, *calls]):
         module = model.get_submodule(path)
-        module.forward = RoutedForward(module, _routes(path, choices), module.__dict__.get("forward"))
+        routes = _routes(path, routed.get(path, []))
+        module.forward = RoutedForward(module, routes, module.__dict__.get("forward"), calls.get(path))
         changed.append(Lowered(path))
     return changed
 

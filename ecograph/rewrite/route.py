@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from ecograph.analysis.products import SIGNATURES, Signature
 from ecograph.capture.attention import multi_head_attention
+from ecograph.rewrite.calls import Calls, Walk, find
 from ecograph.rewrite.leaf import leaf_call
 from ecograph.rewrite.passes import Layer
 
@@ -47,12 +48,20 @@ class RoutedForward:
         module: the module.
         routes: its rewritten products.
         before: the forward that the instance had as an attribute of its own, or None where its class's is meant.
+        calls: other calls that change, for slices of channel groups.
     """
 
-    def __init__(self, module: nn.Module, routes: Sequence[Route], before: Callable[..., Any] | None) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        routes: Sequence[Route],
+        before: Callable[..., Any] | None,
+        calls: Calls | None = None,
+    ) -> None:
         self.module = module
         self.routes = list(routes)
         self.before = before
+        self.calls = calls or Calls()
 
     @property
     def __wrapped__(self) -> Callable[..., Any]:
@@ -65,27 +74,24 @@ class RoutedForward:
         if traced is not None:
             return traced
         forward = self.before if self.before is not None else type(self.module).forward.__get__(self.module)
-        if not self.module.training or not any(_acts(route.layer) for route in self.routes):
+        training = self.module.training
+        if not self.calls.active and not any(route.layer.acts(training) for route in self.routes):
             return forward(*args, **kwargs)
-        with _Routing(self.module, self.routes):
+        with _Routing(self.module, self.routes, self.calls):
             return forward(*args, **kwargs)
-
-
-def _acts(layer: Layer) -> bool:
-    """Whether the layer computes anything but the plain product now, or has yet to see the batch that decides it."""
-    return layer.dense_because is None or (layer.dense_because == "" and layer.rate.now != 0)
 
 
 class _Routing(TorchFunctionMode):
-    """Hands products with the routed weights to their layers."""
+    """Hands products with the routed weights to their layers, and makes the calls that change."""
 
-    def __init__(self, module: nn.Module, routes: Sequence[Route]) -> None:
+    def __init__(self, module: nn.Module, routes: Sequence[Route], calls: Calls) -> None:
         super().__init__()
+        self.walk = Walk(calls, module) if calls.active else None
         self.views: list[tuple[Tensor, Layer]] = []
         self.known: list[tuple[Tensor, Layer]] = []
         for route in routes:
             for name in route.parameters:
-                parameter = _parameter(module, name)
+                parameter = find(module, name)
                 if parameter is None:
                     continue
                 self.known.append((parameter, route.layer))
@@ -108,7 +114,11 @@ class _Routing(TorchFunctionMode):
             bound = signature.bind(args, kwargs)
             layer = self._layer_of(bound[signature.weight])
             if layer is not None and self._is_site(signature, bound):
+                if self.walk is not None:
+                    bound[signature.input] = self.walk.cut(bound[signature.input])
                 return compute(layer, signature, bound)
+        if self.walk is not None:
+            func, args, kwargs = self.walk.rewrite(name, func, args, kwargs)
         result = func(*args, **kwargs)
         self._remember(result, (*args, *kwargs.values()))
         return result
@@ -154,18 +164,6 @@ def _is_constant(tensor: Tensor) -> bool:
     Activations need gradients, or are the model's input; token ids and the like are integers.
     """
     return isinstance(tensor, nn.Parameter) or (tensor.is_floating_point() and not tensor.requires_grad)
-
-
-def _parameter(module: nn.Module, name: str) -> Tensor | None:
-    """Returns the parameter called ``name``; where its parametrization was removed since, what it made."""
-    head, removed, tail = name.rpartition("parametrizations.")
-    for path in (name, head + tail.partition(".")[0]) if removed else (name,):
-        found: Any = module
-        for part in path.split("."):
-            found = getattr(found, part, None)
-        if isinstance(found, Tensor):
-            return found
-    return None
 
 
 def compute(layer: Layer, signature: Signature, bound: dict[str, Any]) -> Tensor:

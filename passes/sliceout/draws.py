@@ -88,3 +88,8 @@ class SliceRate(Rate):
         """Puts the draws of a step in force."""
         self.step.fill_(step)
         self.draws.copy_(draw(self.step, self._keys))
+
+    def close(self) -> None:
+        """Lets optimizers step on whole parameters again."""
+        self.update = None
+        self.waits = False

@@ -88,6 +88,10 @@ class SparseLayer:
     def __repr__(self) -> str:
         return f"SparseLayer({self.name!r}, drop={self.rate.peak:g})"
 
+    def acts(self, training: bool) -> bool:
+        """Whether it computes anything but the plain product now, or has yet to see the batch that decides it."""
+        return training and (self.dense_because is None or (self.dense_because == "" and self.rate.now != 0))
+
     def keep(self, channels: int) -> int:
         """Returns how many of ``channels`` (of one group) the backward keeps at the present rate."""
         return kept_channels(channels, self.rate.now, self.align)

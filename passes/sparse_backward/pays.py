@@ -51,6 +51,12 @@ class Workload:
         flops = conv_flops(input, weight, output, transposed=transposed)
         return cls(flops, math.prod(output), math.prod(weight))
 
+    def sliced(self, inp: float, out: float) -> Workload:
+        """The same product on shares of its input and output channels."""
+        return Workload(
+            round(self.flops * inp * out), round(self.output_elements * out), round(self.weight_elements * inp * out)
+        )
+
 
 def why_dense(workload: Workload, drop: float, grads: tuple[bool, bool]) -> str:
     """Returns why a layer of this size should stay dense at this drop, or ``""`` where a sparse backward pays."""

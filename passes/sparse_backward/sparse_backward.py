@@ -108,7 +108,8 @@ class SparseBackward(Options):
         arguments = product.arguments
         bias = arguments.get(product.signature.bias) if product.signature.bias else None
         weight: Any = product.weight
-        options: dict[str, Any] = {"keep": kept_channels(site.out_channels // site.groups, self.drop, self.align)}
+        channels = round(site.out_channels // site.groups * site.shares[1])  # of a slice, where one is taken
+        options: dict[str, Any] = {"keep": kept_channels(channels, self.drop, self.align)}
         if set(self.grads) != {"input", "weight"}:
             options["grads"] = ("input" in self.grads, "weight" in self.grads)
         if self.select == "random":
@@ -152,18 +153,10 @@ class SparseBackward(Options):
         )
 
     def insert(self, program: Program) -> None:
-        """Adds the drop rate's schedule to a generated training loop."""
-        program.insert(
-            "before_training",
-            """
-            from ecograph import Scheduler
+        """Adds the schedule of the drop rate to a generated training loop."""
+        from ecograph.loop import insert_scheduler
 
-            # Sets the drop rate of every sparse layer, epoch by epoch.
-            sparsity = Scheduler(model, epochs=epochs, steps_per_epoch=STEPS)
-            """,
-            STEPS=program.steps_per_epoch,
-        )
-        program.insert("after_optimizer_step", "sparsity.step()")
+        insert_scheduler(program)
 
     @staticmethod
     def _channels(site: Site) -> int:
@@ -175,5 +168,7 @@ def _workload(site: Site) -> Workload | None:
     if site.input_shape is None or site.output_shape is None or site.weight_shape is None:
         return None
     if site.kind == "conv":
-        return Workload.of_conv(site.input_shape, site.weight_shape, site.output_shape, transposed=site.transposed)
-    return Workload.of_linear(site.output_shape, site.input_shape[-1])
+        whole = Workload.of_conv(site.input_shape, site.weight_shape, site.output_shape, transposed=site.transposed)
+    else:
+        whole = Workload.of_linear(site.output_shape, site.input_shape[-1])
+    return whole.sliced(*site.shares)

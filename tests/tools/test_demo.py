@@ -102,7 +102,7 @@ def test_a_run_can_be_repeated(plan: Plan, digits: Digits) -> None:
 
 def test_the_sparse_loop_schedules_the_drop_rate(plan: Plan) -> None:
     dense, sparse, _ = (demo_arms.training_loop(arm).source for arm in plan.arms)
-    assert "sparsity.step()" in sparse and "sparsity" not in dense
+    assert "rates.step()" in sparse and "rates" not in dense
 
 
 @pytest.mark.parametrize("total", [2, 10, 320])

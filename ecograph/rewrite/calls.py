@@ -1,0 +1,251 @@
+"""Rewriting single calls in a custom module's forward, while it runs: for slices of channel groups.
+
+The forward runs as it is; the calls of torch functions that it makes are watched (:mod:`.route`). A call that reads a
+parameter of a sliced width gets the slice of it; a batch norm gets the slices of its statistics; a call that spells out
+sizes, ``x.view(batch, tokens, 12, 64)``, gets the sizes of the slice. Parameters are recognised by identity, calls with
+sizes by their function, their order and the sizes that they are given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Size, Tensor, nn
+
+from ecograph.analysis.layout import Layout, is_sliced
+from ecograph.rewrite.slicing import SizeChange
+
+
+class Slice(Protocol):
+    """What is in force on a channel group."""
+
+    units: int
+
+    @property
+    def active(self) -> bool:
+        """Whether the group is sliced now."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Units of the slice."""
+        ...
+
+
+@dataclass
+class Calls:
+    """What changes in the calls of one module's forward.
+
+    Attributes:
+        cuts: for a parameter or buffer, by its name in the module, what cuts it.
+        norms: for the tensors of a batch norm, what computes it in place of ``F.batch_norm``.
+        sizes: calls that spell out sizes, in order.
+        slices: the groups concerned.
+    """
+
+    cuts: dict[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    norms: list[tuple[tuple[str, ...], Callable[..., Tensor]]] = field(default_factory=list)
+    sizes: list[Sizes] = field(default_factory=list)
+    slices: dict[str, Slice] = field(default_factory=dict)
+
+    @property
+    def active(self) -> bool:
+        """Whether any group is sliced now."""
+        return any(each.active for each in self.slices.values())
+
+
+class Sizes:
+    """A call that spells out sizes, and what they are on the slice.
+
+    Args:
+        change: the call, as captured.
+        slices: the groups.
+    """
+
+    def __init__(self, change: SizeChange, slices: Mapping[str, Slice]) -> None:
+        self.name = change.name
+        self.before = change.before
+        self.after = change.after
+        self.groups = change.groups
+        self.slices = slices
+
+    def fits(self, name: str, args: Sequence[Any]) -> bool:
+        """Whether a call is this one: the same function, of an input that has the slice's sizes where it is sliced."""
+        if name != self.name or not args or not isinstance(args[0], Tensor) or args[0].dim() != len(self.before):
+            return False
+        return all(
+            size % self._now(layout)[1] == 0
+            for size, layout in zip(args[0].shape, self.before, strict=True)
+            if is_sliced(layout)
+        )
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Returns the call's arguments with the sizes of the slice.
+
+        Raises:
+            RuntimeError: where the sizes are neither those of the whole nor those of the slice.
+        """
+        input, *rest = args
+        if self.name == "group_norm":
+            count = rest[0] if rest else kwargs["num_groups"]
+            full, now = self._now(self.groups)
+            return (input, count * now // full, *rest[1:]), {k: v for k, v in kwargs.items() if k != "num_groups"}
+        if self.name in ("split", "split_with_sizes"):
+            sizes = rest[0] if rest else kwargs.get("split_size_or_sections", kwargs.get("split_size"))
+            dim = rest[1] if len(rest) > 1 else kwargs.get("dim", 0)
+            return (input, self._pieces(sizes, dim), dim), {}
+        dim, sizes = self._sizes(rest, kwargs)
+        now = self._expanded(input, sizes) if self.name in ("expand", "broadcast_to") else self._regrouped(input, sizes, dim)
+        if self.name == "unflatten":
+            return (input, dim, now), {}
+        return (input, now), {}
+
+    def _now(self, layout: Layout) -> tuple[int, int]:
+        """Returns the elements of a dimension, and how many of them are in force; without outer blocks, which may vary."""
+        if len(layout) == 1 and layout[0].group:
+            (segment,) = layout
+            found = self.slices[segment.group]
+            return segment.units * segment.inner, (found.width if found.active else segment.units) * segment.inner
+        full = now = 0
+        for segment in layout:
+            found = self.slices.get(segment.group)
+            units = found.width if found is not None and found.active else segment.units
+            full += segment.size
+            now += segment.outer * units * segment.inner if segment.group else segment.size
+        return full, now
+
+    def _pieces(self, sizes: Any, dim: int) -> Any:
+        now = [self._whole(layouts[dim]) for layouts in self.after]
+        return now[0] if isinstance(sizes, int) else now
+
+    def _whole(self, layout: Layout) -> int:
+        full, now = self._now(layout)
+        return sum(segment.size for segment in layout) // full * now
+
+    def _sizes(self, rest: list[Any], kwargs: dict[str, Any]) -> tuple[int | None, list[Any]]:
+        dim = None
+        if self.name == "unflatten":
+            dim, rest = (rest[0], rest[1:]) if rest else (kwargs["dim"], rest)
+        if not rest:
+            rest = [next(kwargs[key] for key in ("sizes", "size", "shape") if key in kwargs)]
+        sizes = list(rest[0]) if isinstance(rest[0], (tuple, list, Size)) else list(rest)
+        return dim, sizes
+
+    def _regrouped(self, input: Tensor, sizes: list[Any], dim: int | None) -> list[Any]:
+        """The sizes after a view: those that were given for the whole, or already for the slice."""
+        after = list(self.after[0])
+        if dim is not None:
+            start = dim % input.dim()
+            after = after[start : start + len(sizes)]
+            numel = input.shape[start]
+        else:
+            numel = input.numel()
+        choices = [self._scaled(sizes, after, True), self._scaled(sizes, after, False)]
+        for now in choices:
+            if now is not None and -1 not in now and math.prod(now) == numel:
+                return now
+        for now in choices:
+            if now is not None and -1 in now and numel % -math.prod(now) == 0:
+                return now
+        whole = [sum(segment.size for segment in layout) for layout in after]
+        raise RuntimeError(
+            f"{self.name}({sizes}) of a sliced tensor of shape {tuple(input.shape)} is not the call that was captured "
+            f"(sizes {whole}): the forward took another path than with the example inputs. Give example_inputs as in "
+            f"training, or name the module in optimize(..., skip=[...])"
+        )
+
+    def _scaled(self, sizes: list[Any], after: Sequence[Layout], whole: bool) -> list[Any] | None:
+        """Returns the sizes on the slice, where those that were given are of the whole (or already of the slice)."""
+        if len(sizes) != len(after):
+            return None
+        result = []
+        for size, layout in zip(sizes, after, strict=True):
+            if not is_sliced(layout) or size == -1:
+                result.append(size)
+                continue
+            full, now = self._now(layout)
+            if size % (full if whole else now):
+                return None
+            result.append(size // full * now if whole else size)
+        return result
+
+    def _expanded(self, input: Tensor, sizes: list[Any]) -> list[Any]:
+        result = list(sizes)
+        given = [1] * (len(sizes) - input.dim()) + list(input.shape)
+        for i, layout in enumerate(self.after[0]):
+            full, now = self._now(layout)
+            if is_sliced(layout) and sizes[i] != -1 and given[i] != sizes[i] and sizes[i] % full == 0:
+                result[i] = sizes[i] // full * now
+        return result
+
+
+class Walk:
+    """One run of a module's forward: which calls were met, and which tensors are cut.
+
+    Args:
+        calls: what changes.
+        module: whose forward runs.
+    """
+
+    def __init__(self, calls: Calls, module: nn.Module) -> None:
+        self.calls = calls
+        self.met = 0
+        self.cuts = [(tensor, cut) for name, cut in calls.cuts.items() if (tensor := find(module, name)) is not None]
+        self.norms = [
+            (tensors, norm)
+            for names, norm in calls.norms
+            if (tensors := [t for n in names if (t := find(module, n)) is not None])
+        ]
+
+    def rewrite(
+        self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        """Returns the call to make in place of one."""
+        if name == "batch_norm" and self.norms:
+            given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+            for tensors, norm in self.norms:
+                if any(value is tensor for value in given for tensor in tensors):
+                    return norm, args, kwargs
+        if self.cuts:
+            args = tuple(self._cut(value) for value in args)
+            kwargs = {key: self._cut(value) for key, value in kwargs.items()}
+        if name in _SIZED:
+            if name == "group_norm":
+                args, kwargs = (kwargs["input"], *args) if not args else args, {k: v for k, v in kwargs.items() if k != "input"}
+            for i in range(self.met, len(self.calls.sizes)):
+                if self.calls.sizes[i].fits(name, args):
+                    self.met = i + 1
+                    args, kwargs = self.calls.sizes[i](args, kwargs)
+                    break
+        return func, args, kwargs
+
+    def cut(self, value: Any) -> Any:
+        """Returns the slice of a tensor that is cut; anything else as it is."""
+        return self._cut(value)
+
+    def _cut(self, value: Any) -> Any:
+        if isinstance(value, (tuple, list)) and any(isinstance(each, Tensor) for each in value):
+            return type(value)([self._cut(each) for each in value])
+        if isinstance(value, Tensor):
+            for tensor, cut in self.cuts:
+                if value is tensor:
+                    return cut(value)
+        return value
+
+
+_SIZED = frozenset(["view", "reshape", "unflatten", "expand", "broadcast_to", "split", "split_with_sizes", "group_norm"])
+
+
+def find(module: nn.Module, name: str) -> Tensor | None:
+    """Returns the tensor called ``name``; where its parametrization was removed since, what it made."""
+    head, removed, tail = name.rpartition("parametrizations.")
+    for path in (name, head + tail.partition(".")[0]) if removed else (name,):
+        found: Any = module
+        for part in path.split("."):
+            found = getattr(found, part, None)
+        if isinstance(found, Tensor):
+            return found
+    return None
