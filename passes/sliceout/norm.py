@@ -82,16 +82,16 @@ def sliced_batch_norm(
     Returns:
         ``(N, C_slice, *positions)``.
     """
-    parts = [
+    weight, bias = (
         None if full is None else take(full, cuts, name=f"{what} of {name}")
         for what, full in (("the weight", weight), ("the bias", bias))
-    ]
+    )
     buffers = [full for full in (running_mean, running_var) if full is not None]
     slices = [take(full, cuts, name=f"a running statistic of {name}") for full in buffers]
     powers = (scale, scale * scale)
     seen = slices if scale == 1 else [part / power for part, power in zip(slices, powers, strict=False)]
     mean, var = seen if seen else (None, None)
-    output = F.batch_norm(input, mean, var, *parts, training, momentum, eps / powers[1])
+    output = F.batch_norm(input, mean, var, weight, bias, training, momentum, eps / powers[1])
     if training and scale != 1:
         for full, part, power in zip(buffers, seen, powers, strict=False):
             put(full, cuts, part * power)

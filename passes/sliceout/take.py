@@ -203,7 +203,7 @@ def _blocks(tensor: Tensor, dim: int, piece: Piece) -> tuple[Tensor, int]:
     segment = tensor.narrow(dim, piece.offset, piece.outer * piece.block)
     if piece.outer == 1:
         return segment, dim
-    return segment.unflatten(dim, (piece.outer, piece.block)), dim + 1
+    return torch.unflatten(segment, dim, (piece.outer, piece.block)), dim + 1
 
 
 def _take(tensor: Tensor, box: Box) -> Tensor:
@@ -231,7 +231,7 @@ def _assign(full: Tensor, part: Tensor, box: Box) -> None:
         segment, inside = _blocks(full, dim, piece)
         source = part.narrow(dim, position, piece.outer * piece.length)
         if inside != dim:
-            source = source.unflatten(dim, (piece.outer, piece.length))
+            source = torch.unflatten(source, dim, (piece.outer, piece.length))
         _assign(segment.narrow(inside, piece.begin, piece.length), source, _rest(box, dim, inside - dim))
         position += piece.outer * piece.length
 
@@ -255,7 +255,8 @@ def _spread(part: Tensor, box: Box) -> Tensor:
     for dim, pieces in reversed(box):
         segments, position = [], 0
         for piece in pieces:
-            source = part.narrow(dim, position, piece.outer * piece.length).unflatten(dim, (piece.outer, piece.length))
+            source = part.narrow(dim, position, piece.outer * piece.length)
+            source = torch.unflatten(source, dim, (piece.outer, piece.length))
             position += piece.outer * piece.length
             ends = [0, 0] * (source.ndim - dim - 2) + [piece.begin, piece.block - piece.begin - piece.length]
             segments.append(F.pad(source, ends).flatten(dim, dim + 1))
@@ -312,7 +313,8 @@ class _Gather(torch.autograd.Function):
 
 def _dense(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Returns shape and strides for a gradient: the tensor's own, so that it need not be copied to be accumulated."""
-    order = sorted(range(tensor.ndim), key=lambda dim: (-tensor.stride(dim), -tensor.shape[dim]))
+    own = tensor.stride()
+    order = sorted(range(tensor.ndim), key=lambda dim: (-own[dim], -tensor.shape[dim]))
     strides, step = [0] * tensor.ndim, 1
     for dim in reversed(order):
         strides[dim] = step
