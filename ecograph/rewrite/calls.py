@@ -73,21 +73,21 @@ class Sizes:
         self.slices = slices
 
     def fits(self, name: str, args: Sequence[Any]) -> bool:
-        """Whether a call is this one: the same function, of an input that has the slice's sizes where it is sliced."""
+        """Whether a call may be this one: the same function, of an input that has the slice's sizes where it is sliced."""
         if name != self.name or not args or not isinstance(args[0], Tensor) or args[0].dim() != len(self.before):
             return False
-        return all(
-            size % self._now(layout)[1] == 0
-            for size, layout in zip(args[0].shape, self.before, strict=True)
-            if is_sliced(layout)
-        )
+        return all(map(self._has_size, args[0].shape, self.before))
 
-    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Returns the call's arguments with the sizes of the slice.
+    def _has_size(self, size: int, layout: Layout) -> bool:
+        if not is_sliced(layout):
+            return True
+        _, now = self._now(layout)
+        if len(layout) == 1 and layout[0].outer > 1:  # the blocks may be a batch, of any size
+            return size % now == 0
+        return size == now
 
-        Raises:
-            RuntimeError: where the sizes are neither those of the whole nor those of the slice.
-        """
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Returns the call's arguments with the sizes of the slice, or None where it is another call after all."""
         input, *rest = args
         if self.name == "group_norm":
             count = rest[0] if rest else kwargs["num_groups"]
@@ -98,7 +98,12 @@ class Sizes:
             dim = rest[1] if len(rest) > 1 else kwargs.get("dim", 0)
             return (input, self._pieces(sizes, dim), dim), {}
         dim, sizes = self._sizes(rest, kwargs)
-        now = self._expanded(input, sizes) if self.name in ("expand", "broadcast_to") else self._regrouped(input, sizes, dim)
+        if self.name in ("expand", "broadcast_to"):
+            now = self._expanded(input, sizes)
+        else:
+            now = self._regrouped(input, sizes, dim)
+        if now is None:
+            return None
         if self.name == "unflatten":
             return (input, dim, now), {}
         return (input, now), {}
@@ -134,7 +139,7 @@ class Sizes:
         sizes = list(rest[0]) if isinstance(rest[0], (tuple, list, Size)) else list(rest)
         return dim, sizes
 
-    def _regrouped(self, input: Tensor, sizes: list[Any], dim: int | None) -> list[Any]:
+    def _regrouped(self, input: Tensor, sizes: list[Any], dim: int | None) -> list[Any] | None:
         """The sizes after a view: those that were given for the whole, or already for the slice."""
         after = list(self.after[0])
         if dim is not None:
@@ -150,12 +155,7 @@ class Sizes:
         for now in choices:
             if now is not None and -1 in now and numel % -math.prod(now) == 0:
                 return now
-        whole = [sum(segment.size for segment in layout) for layout in after]
-        raise RuntimeError(
-            f"{self.name}({sizes}) of a sliced tensor of shape {tuple(input.shape)} is not the call that was captured "
-            f"(sizes {whole}): the forward took another path than with the example inputs. Give example_inputs as in "
-            f"training, or name the module in optimize(..., skip=[...])"
-        )
+        return None
 
     def _scaled(self, sizes: list[Any], after: Sequence[Layout], whole: bool) -> list[Any] | None:
         """Returns the sizes on the slice, where those that were given are of the whole (or already of the slice)."""
@@ -172,7 +172,9 @@ class Sizes:
             result.append(size // full * now if whole else size)
         return result
 
-    def _expanded(self, input: Tensor, sizes: list[Any]) -> list[Any]:
+    def _expanded(self, input: Tensor, sizes: list[Any]) -> list[Any] | None:
+        if len(sizes) != len(self.after[0]):
+            return None
         result = list(sizes)
         given = [1] * (len(sizes) - input.dim()) + list(input.shape)
         for i, layout in enumerate(self.after[0]):
@@ -216,11 +218,21 @@ class Walk:
             if name == "group_norm":
                 args, kwargs = (kwargs["input"], *args) if not args else args, {k: v for k, v in kwargs.items() if k != "input"}
             for i in range(self.met, len(self.calls.sizes)):
-                if self.calls.sizes[i].fits(name, args):
+                if self.calls.sizes[i].fits(name, args) and (now := self.calls.sizes[i](args, kwargs)) is not None:
                     self.met = i + 1
-                    args, kwargs = self.calls.sizes[i](args, kwargs)
+                    args, kwargs = now
                     break
         return func, args, kwargs
+
+    def complaint(self, name: str, error: Exception) -> str | None:
+        """Returns what a failing call may come from, where calls with sizes were not met."""
+        if not any(each.name == name for each in self.calls.sizes[self.met :]):
+            return None
+        groups = ", ".join(self.calls.slices)
+        return (
+            f"{name} failed on a slice of {groups} ({error}): the forward took another path than with the example inputs. "
+            "Give optimize example_inputs as in training, or leave the module out with skip=[...]"
+        )
 
     def cut(self, value: Any) -> Any:
         """Returns the slice of a tensor that is cut; anything else as it is."""

@@ -118,8 +118,24 @@ class _Routing(TorchFunctionMode):
                     bound[signature.input] = self.walk.cut(bound[signature.input])
                 return compute(layer, signature, bound)
         if self.walk is not None:
-            func, args, kwargs = self.walk.rewrite(name, func, args, kwargs)
+            return self._walked(name, func, args, kwargs)
         result = func(*args, **kwargs)
+        self._remember(result, (*args, *kwargs.values()))
+        return result
+
+    def _walked(self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        assert self.walk is not None
+        func, args, kwargs = self.walk.rewrite(name, func, args, kwargs)
+        if torch.compiler.is_compiling():
+            result = func(*args, **kwargs)
+        else:
+            try:
+                result = func(*args, **kwargs)
+            except RuntimeError as error:
+                complaint = self.walk.complaint(name, error)
+                if complaint is None:
+                    raise
+                raise RuntimeError(complaint) from error
         self._remember(result, (*args, *kwargs.values()))
         return result
 
