@@ -35,6 +35,19 @@ class Slice(Protocol):
         ...
 
 
+class Cutter(Protocol):
+    """What takes the slice of one parameter or buffer."""
+
+    @property
+    def slices(self) -> Mapping[str, Slice]:
+        """The groups concerned."""
+        ...
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        """Returns the slice in force of the tensor."""
+        ...
+
+
 @dataclass
 class Calls:
     """What changes in the calls of one module's forward.
@@ -46,7 +59,7 @@ class Calls:
         slices: the groups concerned.
     """
 
-    cuts: dict[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    cuts: dict[str, Cutter] = field(default_factory=dict)
     norms: list[tuple[tuple[str, ...], Callable[..., Tensor]]] = field(default_factory=list)
     sizes: list[Sizes] = field(default_factory=list)
     slices: dict[str, Slice] = field(default_factory=dict)

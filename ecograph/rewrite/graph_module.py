@@ -7,6 +7,7 @@ the model's keys; each rewritten product is a small submodule, so that its rate 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -14,6 +15,7 @@ from torch import Tensor, fx, nn
 from ecograph.analysis.products import Signature
 from ecograph.capture.graph import BUFFER, PARAMETER, Capture
 from ecograph.record import ATTRIBUTE, ORIGINAL, Record
+from ecograph.rewrite.calls import Sizes
 from ecograph.rewrite.passes import Choice, Layer, Plan
 from ecograph.rewrite.route import compute
 from ecograph.schedule import Ticker
@@ -66,6 +68,34 @@ class LayerProduct(nn.Module):
         return compute(self.layer, self.signature, arguments)
 
 
+class LayerCall(nn.Module):
+    """Any other call that a slice changes: a batch norm, one that spells out sizes, the slice of a parameter."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        super().__init__()
+        self.call = call
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Makes the call."""
+        return self.call(*args, **kwargs)
+
+
+class SizedCall:
+    """A torch function with the sizes of the slice in force."""
+
+    def __init__(self, target: Any, sizes: Sizes) -> None:
+        self.target = target
+        self.sizes = sizes
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Makes the call."""
+        if any(each.active for each in self.sizes.slices.values()):
+            args, kwargs = self.sizes(args, kwargs) or (args, kwargs)
+        if isinstance(self.target, str):
+            return getattr(args[0], self.target)(*args[1:], **kwargs)
+        return self.target(*args, **kwargs)
+
+
 def to_graph_module(model: nn.Module, captured: Capture, plan: Plan, record: Record) -> RewrittenGraph:
     """Returns the rewritten graph of ``model`` as a module; the model itself is not changed.
 
@@ -85,7 +115,10 @@ def to_graph_module(model: nn.Module, captured: Capture, plan: Plan, record: Rec
     names = dict.fromkeys(interface.inputs.values())
     arguments = {name: graph.placeholder(name) for name in names}
     rewritten = {choice.site.node: choice for choice in plan.rewritten}
-    products: dict[str, LayerProduct] = {}
+    products: dict[str, nn.Module] = {}
+    norms = {choice.cut.node: choice.norm for choice in plan.norms}
+    cuts = {(cut.user, cut.node): cutter for cut, cutter in plan.cuts}
+    sizes = {change.node: changed for change, changed in plan.sizes}
     for node in source.nodes:
         tensor_name = node.meta.get(PARAMETER) or node.meta.get(BUFFER)
         if tensor_name is not None:
@@ -97,7 +130,17 @@ def to_graph_module(model: nn.Module, captured: Capture, plan: Plan, record: Rec
         elif node in rewritten:
             nodes[node] = _call_product(graph, rewritten[node], products, nodes)
         else:
-            nodes[node] = graph.node_copy(node, nodes.__getitem__)
+            mapped = dict(nodes)
+            for tensor in node.all_input_nodes:
+                if (node, tensor) in cuts:
+                    name = _add(products, LayerCall(cuts[node, tensor]))
+                    mapped[tensor] = graph.call_module(name, (nodes[tensor],))
+            call = norms.get(node) or (SizedCall(node.target, sizes[node]) if node in sizes else None)
+            if call is None:
+                nodes[node] = graph.node_copy(node, mapped.__getitem__)
+            else:
+                args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), mapped.__getitem__)
+                nodes[node] = graph.call_module(_add(products, LayerCall(call)), args, dict(kwargs))
         if node in nodes:
             nodes[node].meta = dict(node.meta)
 
@@ -112,14 +155,19 @@ def to_graph_module(model: nn.Module, captured: Capture, plan: Plan, record: Rec
 
 
 def _call_product(
-    graph: fx.Graph, choice: Choice, products: dict[str, LayerProduct], nodes: dict[fx.Node, fx.Node]
+    graph: fx.Graph, choice: Choice, products: dict[str, nn.Module], nodes: dict[fx.Node, fx.Node]
 ) -> fx.Node:
     signature = choice.site.product.signature
     assert signature is not None and choice.layer is not None
-    name = f"ecograph_product_{len(products)}"
-    products[name] = LayerProduct(choice.layer, signature)
+    name = _add(products, LayerProduct(choice.layer, signature))
     arguments = fx.map_arg(choice.site.product.arguments, nodes.__getitem__)
     return graph.call_module(name, kwargs=dict(arguments))
+
+
+def _add(products: dict[str, nn.Module], module: nn.Module) -> str:
+    name = f"ecograph_product_{len(products)}"
+    products[name] = module
+    return name
 
 
 def _add_missing(module: nn.Module, model: nn.Module) -> None:

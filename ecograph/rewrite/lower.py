@@ -51,7 +51,7 @@ def lower(model: nn.Module, plan: Plan) -> list[Lowered]:
             setattr(module, choice.pass_.attribute, choice.layer)
         elif id(module) not in seen:
             routed.setdefault(choice.site.module, []).append(choice)
-    calls = dict(plan.calls)
+    calls = _calls(plan)
     for norm in plan.norms:
         module = model.get_submodule(norm.cut.module)
         replacement = norm.pass_.replacements.get(type(module))
@@ -69,6 +69,20 @@ def lower(model: nn.Module, plan: Plan) -> list[Lowered]:
         module.forward = RoutedForward(module, routes, module.__dict__.get("forward"), calls.get(path))
         changed.append(Lowered(path))
     return changed
+
+
+def _calls(plan: Plan) -> dict[str, Calls]:
+    """Returns by module path what changes in the calls of its forward, but for products and batch norms."""
+    calls: dict[str, Calls] = {}
+    for cut, cutter in plan.cuts:
+        inside = calls.setdefault(cut.module, Calls())
+        inside.cuts[cut.name] = cutter
+        inside.slices.update(cutter.slices)
+    for change, sizes in plan.sizes:
+        inside = calls.setdefault(change.module, Calls())
+        inside.sizes.append(sizes)
+        inside.slices.update(sizes.slices)
+    return calls
 
 
 def undo(model: nn.Module, changed: Sequence[Lowered]) -> None:

@@ -17,11 +17,11 @@ from ecograph.analysis.channels import Channels, Group, find_channels
 from ecograph.analysis.sites import Site
 from ecograph.capture.graph import Capture, Graph
 from ecograph.cost.flops import Flops
-from ecograph.rewrite.slicing import NormCut, ProductCut, Slicing, find_slicing, unsupported
+from ecograph.rewrite.slicing import NormCut, ProductCut, SizeChange, Slicing, TensorCut, find_slicing, unsupported
 from ecograph.schedule import Rate
 
 if TYPE_CHECKING:
-    from ecograph.rewrite.calls import Calls
+    from ecograph.rewrite.calls import Cutter, Sizes
 
 
 class Layer(Protocol):
@@ -139,7 +139,7 @@ class GroupPass(Protocol):
         ...
 
     def carry_out(self, made: Plan, slicing: Slicing, groups: Sequence[Group], rate: Rate, model: nn.Module) -> None:
-        """Puts what computes the slices into the plan: the choices' layers, and ``made.norms`` and ``made.calls``."""
+        """Puts what computes the slices into the plan: the choices' layers, ``norms``, ``cuts`` and ``sizes``."""
         ...
 
     def rewrite_slices(self, slicing: Slicing, groups: Sequence[Group], rate: Rate) -> None:
@@ -209,8 +209,9 @@ class Plan:
         groups: one for each channel group that a pass was asked about.
         channels: all groups, and what stopped the others; None where no pass asked.
         norms: batch norms that are computed in another way.
-        calls: by module path, other calls that change in its forward.
-        slicing: by pass, every call that it changes.
+        cuts: parameters and buffers that other calls read, with what cuts them.
+        sizes: calls that spell out sizes, with what changes them.
+        slicing: every call that slicing the groups changes.
     """
 
     passes: tuple[Pass | GroupPass, ...]
@@ -219,7 +220,8 @@ class Plan:
     groups: list[GroupChoice] = field(default_factory=list)
     channels: Channels | None = None
     norms: list[NormChoice] = field(default_factory=list)
-    calls: dict[str, Calls] = field(default_factory=dict)
+    cuts: list[tuple[TensorCut, Cutter]] = field(default_factory=list)
+    sizes: list[tuple[SizeChange, Sizes]] = field(default_factory=list)
     slicing: Slicing | None = None
 
     @property

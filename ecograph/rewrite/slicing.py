@@ -104,6 +104,11 @@ class SizeChange:
     after: tuple[tuple[Layout, ...], ...]
     groups: Layout = ()
 
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """Of all dimensions."""
+        return (*self.before, *(layout for layouts in self.after for layout in layouts), self.groups)
+
 
 @dataclass
 class Slicing:
@@ -155,7 +160,7 @@ def unsupported(slicing: Slicing) -> dict[str, str]:
                 why = f"{tensor} is used by {function_name(cut.user)} outside of the module that holds it"
                 problems |= dict.fromkeys(_groups(layout), why)
     for change in slicing.sizes:
-        for layout in (*change.before, *(one for each in change.after for one in each)):
+        for layout in change.layouts:
             if len(layout) > 1 and change.name not in ("split", "split_with_sizes", "group_norm"):
                 why = f"{change.name} in {change.module or 'the model'} spells out the size of joined dimensions"
                 problems |= dict.fromkeys(_groups(layout), why)

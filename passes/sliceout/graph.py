@@ -87,11 +87,16 @@ def _product(node: fx.Node, product: Any, layer: SlicedLayer) -> None:
     # A linear product's weight is (in, out) where it is transposed, a convolution's (in, out / groups, ...).
     first, second = (layer.inp, layer.out) if signature.transposed else (layer.out, layer.inp)
     first = over_groups(first, layer.groups, groups, shape[0])
-    small = _sliced(weight, (first, second), slices, node)
-    with node.graph.inserting_before(node):
+    # Another pass may have put a transpose between the weight and the product.
+    reader = node if weight in node.all_input_nodes else next(n for n in node.all_input_nodes if weight in n.args)
+    small = _sliced(weight, (first, second), slices, reader)
+    with node.graph.inserting_before(reader):
         if layer.scaled:
             small = _scaled(node.graph, small, layer, 0 if signature.transposed else 1, len(shape))
-        changed = {weight: small}
+    if small is not weight:
+        reader.replace_input_with(weight, small)
+    changed: dict[fx.Node, fx.Node] = {}
+    with node.graph.inserting_before(node):
         bias = arguments.get(signature.bias) if signature.bias else None
         if isinstance(bias, fx.Node) and len(bias.meta["example_value"].shape) == 1:
             out = over_groups(layer.out, layer.groups, groups, bias.meta["example_value"].shape[0])
@@ -100,9 +105,9 @@ def _product(node: fx.Node, product: Any, layer: SlicedLayer) -> None:
         if new is not old:
             node.replace_input_with(old, new)
     if layer.groups is not None and is_sliced(layer.groups):
-        arguments = signature.bind(node.args, dict(node.kwargs))
-        arguments["groups"] = size_now(layer.groups, slices)
-        node.args, node.kwargs = (), arguments
+        if "groups" not in node.kwargs:
+            node.args, node.kwargs = (), signature.bind(node.args, dict(node.kwargs))
+        node.kwargs = {**node.kwargs, "groups": size_now(layer.groups, slices)}
 
 
 def _scaled(graph: fx.Graph, small: fx.Node, layer: SlicedLayer, dim: int, ndim: int) -> fx.Node:

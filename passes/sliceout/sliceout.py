@@ -18,7 +18,7 @@ from ecograph.passes.sliceout.modules import REPLACEMENTS
 from ecograph.passes.sliceout.norm import SlicedNorm, sliced_batch_norm
 from ecograph.passes.sliceout.take import Cut, take
 from ecograph.passes.sliceout.widths import kept_units
-from ecograph.rewrite.calls import Calls, Sizes
+from ecograph.rewrite.calls import Sizes
 from ecograph.rewrite.passes import NormChoice
 from ecograph.rewrite.slicing import ProductCut, Slicing
 
@@ -132,15 +132,8 @@ class SliceOut(Options):
                 continue
             cuts = [Cut(0, norm.channels, slices)] if is_sliced(norm.channels) else []
             made.norms.append(NormChoice(norm, RoutedNorm(norm.module, cuts=cuts, scale_of=scale_of), self))
-        for tensor in slicing.tensors:
-            calls = made.calls.setdefault(tensor.module, Calls())
-            calls.cuts[tensor.name] = _Taken(tuple(_cuts(tensor.layouts, slices)))
-            calls.slices.update(_concerned(tensor.layouts, slices))
-        for change in slicing.sizes:
-            calls = made.calls.setdefault(change.module, Calls())
-            calls.sizes.append(Sizes(change, slices))
-            concerned = (*change.before, *(layout for layouts in change.after for layout in layouts))
-            calls.slices.update(_concerned(concerned, slices))
+        made.cuts = [(tensor, _Taken(tuple(_cuts(tensor.layouts, slices)))) for tensor in slicing.tensors]
+        made.sizes = [(change, Sizes(change, _concerned(change.layouts, slices))) for change in slicing.sizes]
         if self.update == "slice":
             self._restrict_updates(slicing, slices, rate, model)
 
@@ -236,6 +229,11 @@ class _Taken:
 
     def __init__(self, cuts: tuple[Cut, ...]) -> None:
         self.cuts = cuts
+
+    @property
+    def slices(self) -> dict[str, GroupSlice]:
+        """The groups concerned."""
+        return {name: found for cut in self.cuts for name, found in _concerned((cut.layout,), cut.slices).items()}
 
     def __call__(self, tensor: Tensor) -> Tensor:
         return take(tensor, self.cuts)

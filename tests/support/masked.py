@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 
 from ecograph.analysis import find_sites
 from ecograph.analysis.channels import Channels, find_channels, input_dim
+from ecograph.analysis.rules.products import GROUPS
 from ecograph.capture import capture
 from ecograph.capture.graph import BUFFER, PARAMETER
 
@@ -58,6 +59,8 @@ class Masked(fx.Interpreter):
         site = self.by_node.get(n)
         if site is None or site.problem or site.kind == "other":
             return super().run_node(n)
+        if site.groups > 1 and any(segment.group for segment in self.channels.axis(n, GROUPS)):
+            return super().run_node(n)  # passes whole groups on, and sums over none of them
         dim = input_dim(site)
         mask = self.mask(dim)
         if mask is None:
@@ -74,7 +77,6 @@ class Masked(fx.Interpreter):
 
     def mask(self, dim: Any) -> Tensor | None:
         """Returns zeros where a dimension is cut off and the scale elsewhere; None where nothing is cut off."""
-        site = self.by_node  # noqa: F841 - for the debugger
         pieces = []
         for segment in self.channels.layout(dim):
             found = self.slices.get(segment.group)
