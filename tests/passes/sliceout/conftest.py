@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ecograph.analysis.layout import Layout, Segment
 from ecograph.passes.sliceout.draws import BITS, SliceRate
@@ -56,16 +56,6 @@ def kept(layout: Layout, slices: Mapping[str, GroupSlice]) -> list[int]:
     return elements
 
 
-def spread(part: Tensor, dim: int, index: list[int], size: int) -> Tensor:
-    """Zeros of the full size, with ``part`` at ``index``."""
-    shape = list(part.shape)
-    shape[dim] = size
-    full = torch.zeros(shape, dtype=part.dtype)
-    for position, element in enumerate(index):
-        full.select(dim, element).copy_(part.select(dim, position))
-    return full
-
-
 def whole(units: int, inner: int = 1, outer: int = 1, name: str = "g") -> Layout:
     return (Segment(units * inner * outer, name, outer, units, inner),)
 
@@ -92,11 +82,6 @@ def move_to() -> Callable[..., GroupSlice]:
 @pytest.fixture
 def elements() -> Callable[..., list[int]]:
     return kept
-
-
-@pytest.fixture
-def widen() -> Callable[..., Tensor]:
-    return spread
 
 
 @pytest.fixture
