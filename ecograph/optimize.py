@@ -87,6 +87,9 @@ def optimize(
     record = _record(made, captured)
     if not made.rewritten:
         _warn_no_effect(made, captured)
+    elif made.channels is not None and not made.sliced:
+        name = next(p.name for p in made.passes if isinstance(p, GroupPass))
+        warnings.warn(f"the pass {name!r} had no effect: {_why_whole(made)}", NoEffectWarning, stacklevel=2)
     if lower == "graph":
         from ecograph.rewrite.graph_module import to_graph_module
 
@@ -243,6 +246,12 @@ def _other_flops(captured: Capture, sites: Sequence[Site]) -> Flops | None:
     return total
 
 
+def _why_whole(made: Plan) -> str:
+    assert made.channels is not None
+    whole = [(c.group.name, c.reason) for c in made.groups] + [(s.name, s.reason) for s in made.channels.stopped]
+    return f"no channel group is sliced: {_each(whole) or 'the model has no convolution or linear layer'}"
+
+
 def _each(reasons: Sequence[tuple[str, str]], most: int = 12) -> str:
     """Returns what stopped each of some candidates, those with the same reason together."""
     by_reason: dict[str, list[str]] = {}
@@ -262,8 +271,7 @@ def _warn_no_effect(made: Plan, captured: Capture) -> None:
     else:
         why = "the model has no convolution or linear layer"
     if made.channels is not None and len(made.passes) == 1:
-        whole = [(c.group.name, c.reason) for c in made.groups] + [(s.name, s.reason) for s in made.channels.stopped]
-        why = f"no channel group can be sliced: {_each(whole) or 'the model has no convolution or linear layer'}"
+        why = _why_whole(made)
     if not made.passes:
         why = "there is no pass to apply"
     warnings.warn(f"ecograph.optimize had no effect: {why}", NoEffectWarning, stacklevel=3)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -10,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from ecograph.explain import LayerReport, Report
+    from ecograph.explain import GroupReport, LayerReport, Report
 
 
 #: Columns below which the table leaves out what a reason says in detail.
@@ -70,10 +71,62 @@ def render(report: Report, width: int = WIDE) -> Iterator[Table | Text]:
         rewritten = layer.rewritten_by and not layer.reason
         table.add_row(*_row(layer, details=width >= WIDE), style=None if rewritten else "dim")
     yield table
+    if any(group.members for group in report.groups):
+        yield _groups(report.groups)
+    yield from _stopped(report.groups)
     yield _totals(report)
     for path, method, note in report.parts:
         if note:
             yield Text(f"capture of {path or 'the model'}: {method}: {note}", style="dim")
+
+
+def _groups(groups: Sequence[GroupReport]) -> Table:
+    """Returns the table of channel groups: what shrinks together, to what width, and what that saves."""
+    table = Table(
+        title="Channel groups: what shrinks together, full width → slice",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("group", overflow="fold")
+    table.add_column("members", overflow="fold")
+    for name in ("units", "width", "starts", "FLOPs of its layers", "activations"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("sliced, or why not", overflow="fold")
+    for group in groups:
+        if not group.members:
+            continue
+        width = str(group.width) if group.slice_width is None else f"{group.width} → {group.slice_width}"
+        table.add_row(
+            group.name,
+            ", ".join(_short(group.members)),
+            str(group.units),
+            width,
+            "" if group.starts is None else str(group.starts),
+            human_change(group.before.total, group.after.total),
+            f"{human_change(group.bytes_before, group.bytes_after)}B",
+            group.reason or Text(group.sliced_by, style="green"),
+            style="dim" if group.reason else None,
+        )
+    return table
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    """Returns names without the path that all of them share."""
+    parts = [name.split(".") for name in names]
+    shared = len(os.path.commonprefix([path[:-1] for path in parts]))
+    return [".".join(path[shared:]) for path in parts]
+
+
+def _stopped(groups: Sequence[GroupReport], most: int = 6) -> Iterator[Text]:
+    """Yields for each reason the layers whose output channels no group slices."""
+    by_reason: dict[str, list[str]] = {}
+    for group in groups:
+        if not group.members:
+            by_reason.setdefault(group.reason, []).append(group.name)
+    for reason, names in by_reason.items():
+        more = f" and {len(names) - most} more" if len(names) > most else ""
+        yield Text(f"in no group: {', '.join(names[:most])}{more}: {reason}", style="dim")
 
 
 def _row(layer: LayerReport, *, details: bool) -> list[str | Text]:
@@ -92,7 +145,7 @@ def _totals(report: Report) -> Text:
     before, after = report.before, report.after
     lines = []
     for options in report.passes:
-        count = sum(layer.rewritten_by == options["name"] for layer in report.layers)
+        count = sum(options["name"] in layer.passes for layer in report.layers)
         rate = f"mean rate {options['mean_rate']:.2g}"
         lines.append(
             f"{options['name']}: {count} of {len(report.layers)} layers, {rate}, "

@@ -517,9 +517,14 @@ def test_recipes_and_names_choose_passes() -> None:
     reports = [ecograph.explain(model).to_dict() for model in (by_default, by_name, by_instance)]
     assert reports[0] == reports[1] == reports[2]
     assert reports[0]["passes"][0]["drop"] == 0.8
-    with pytest.warns(ecograph.NoEffectWarning, match="'sliceout', which is not installed"):
+    with pytest.warns(ecograph.NoEffectWarning, match="'sliceout' had no effect.*give example_inputs"):
         aggressive = ecograph.optimize(wide(), recipe="aggressive")
-    assert ecograph.explain(aggressive).to_dict() == reports[0]
+    assert ecograph.explain(aggressive).to_dict()["layers"] == reports[0]["layers"]
+    both = ecograph.explain(ecograph.optimize(wide(), recipe="aggressive", example_inputs=torch.randn(4096, 64)))
+    assert [each["name"] for each in both.passes] == ["sparse_backward", "sliceout"]
+    assert "sliceout + sparse_backward" in {layer.rewritten_by for layer in both.layers}
+    assert both.saved_by("sliceout") > 0 and both.saved_by("sparse_backward") > 0
+    assert both.before.total - both.after.total == both.saved_by("sliceout") + both.saved_by("sparse_backward")
 
 
 @pytest.mark.parametrize("rows", [8, 4096])
