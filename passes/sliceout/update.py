@@ -80,7 +80,7 @@ class SliceUpdate:
     @torch.no_grad()
     def save(self, optimizer: Optimizer) -> None:
         """Copies what lies outside the slices that the gradients are of."""
-        self._saved = []
+        self._restore()  # what a step that raised has left behind
         for parameter, cuts in self._of(optimizer):
             if parameter.grad is None or not any(cut.active for cut in cuts):
                 continue
@@ -94,11 +94,14 @@ class SliceUpdate:
     @torch.no_grad()
     def put_back(self, optimizer: Optimizer) -> None:
         """Puts back what was copied, and lets the next forward draw."""
+        self._restore()
+        if self._of(optimizer):
+            self.rate.waits = False
+
+    def _restore(self) -> None:
         for view, value in self._saved:
             view.copy_(value)
         self._saved = []
-        if self._of(optimizer):
-            self.rate.waits = False
 
 
 def attach(parameters: list[tuple[nn.Parameter, tuple[Cut, ...]]], rate: SliceRate) -> None:
