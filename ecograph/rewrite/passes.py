@@ -270,7 +270,21 @@ def plan(
     for pass_, rate in wide:
         if made.slicing is not None and made.sliced:
             pass_.carry_out(made, made.slicing, [choice.group for choice in made.sliced], rate, model)
+    _say_why_whole(made)
     return made
+
+
+def _say_why_whole(made: Plan) -> None:
+    """Gives the sites that no pass had anything to say about the reason of their group."""
+    if made.channels is None:
+        return
+    stopped = {stop.name: stop.reason for stop in made.channels.stopped}
+    for choice in made.choices:
+        if choice.layer is not None or choice.reason:
+            continue
+        groups = (g for g in made.groups if choice.site in (*g.group.producers, *g.group.consumers))
+        why = next((group.reason for group in groups), stopped.get(choice.site.name, "no channel group passes through it"))
+        choice.reason = f"in no group that is sliced: {why}"
 
 
 def _choose_groups(
