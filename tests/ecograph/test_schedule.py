@@ -262,3 +262,15 @@ def test_a_rate_of_two_values_is_one_bool() -> None:
             rate.set(value)
             states.add((rate._on, rate._value))
         assert states == {(True, 0.8), (False, 0.8)}
+
+
+def test_a_scheduler_tells_the_rate_which_step_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For passes whose steps differ by more than the rate."""
+    moves: list[int] = []
+    monkeypatch.setattr(Rate, "move_to", lambda self, step: moves.append(step))
+    model = sparse_net()
+    scheduler = ecograph.Scheduler(model, epochs=3, steps_per_epoch=2)
+    scheduler.step()
+    scheduler.step()
+    ecograph.Scheduler(model, epochs=3, steps_per_epoch=2).load_state_dict({**scheduler.state_dict(), "steps": 5})
+    assert moves == [0, 1, 2, 0, 5]
