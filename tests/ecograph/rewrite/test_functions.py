@@ -10,9 +10,7 @@ from torch import Tensor
 from ecograph.rewrite.functions import mapped, per_dimension, plain_conv
 
 
-@pytest.mark.parametrize(
-    ("value", "dims", "expected"), [(2, 3, (2, 2, 2)), ((2,), 2, (2, 2)), ([1, 2], 2, (1, 2))]
-)
+@pytest.mark.parametrize(("value", "dims", "expected"), [(2, 3, (2, 2, 2)), ((2,), 2, (2, 2)), ([1, 2], 2, (1, 2))])
 def test_per_dimension(value: Any, dims: int, expected: tuple[int, ...]) -> None:
     assert per_dimension(value, dims) == expected
 
