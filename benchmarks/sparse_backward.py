@@ -12,31 +12,28 @@ its own would reach. The drop is constant; training alternates it with dense ste
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from command import parser, write_json
 from models import MODELS
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from step_share import backward_share, peak_memory
-from timing import interleaved, machine
-from torch import Tensor, nn
+from steps import DEVICE, DTYPES, FORMATS, forward_and_backward, model_and_inputs, training_step
+from timing import interleaved
+from torch import Tensor
 
 import ecograph
 from ecograph.passes.sparse_backward import SparseBackward, sparse_conv, sparse_linear
 
 DROPS = (0.5, 0.8)
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-FORMATS = {"default": torch.contiguous_format, "channels_last": torch.channels_last}
+NAMES = ("resnet18", "resnet50", "convnext", "vit-s", "gpt2")
 
 
 @dataclass(frozen=True)
@@ -77,8 +74,6 @@ LINEARS = (
     LinearLayer("linear 1576x384x1536 (ViT-S)", 1576, 384, 1536),
     LinearLayer("linear 1024x768x2304 (GPT-2)", 1024, 768, 2304),
 )
-
-Runs = dict[str, Callable[[], Callable[[], Any]]]
 
 
 def layer_rows(rounds: int, dtypes: list[str], compiled: bool, advance: Callable[[], None]) -> Iterator[dict[str, Any]]:
@@ -152,14 +147,8 @@ def model_rows(
 
 
 def _model_row(name: str, dtype: str, memory_format: str, mode: str, rounds: int, when: str) -> dict[str, Any]:
-    torch.manual_seed(0)
     torch._dynamo.reset()
-    spec = MODELS[name]
-    inputs = spec.inputs().to(DEVICE)
-    dense = spec.build().to(DEVICE).train()
-    if spec.images:
-        inputs = inputs.contiguous(memory_format=FORMATS[memory_format])
-        dense = dense.to(memory_format=FORMATS[memory_format])
+    dense, inputs = model_and_inputs(MODELS[name], memory_format)
     models = {"dense": dense}
     for drop in DROPS:
         passes = [SparseBackward(drop, schedule="constant", when=when)]
@@ -168,12 +157,12 @@ def _model_row(name: str, dtype: str, memory_format: str, mode: str, rounds: int
         f"sparse {drop}": [r.name for r in ecograph.explain(models[f"sparse {drop}"]).layers if r.rewritten_by]
         for drop in DROPS
     }
-    steps = {key: _step(model, inputs, dtype, mode) for key, model in models.items()}
-    eager_step = _step(dense, inputs, dtype, "eager")
+    steps = {key: training_step(model, inputs, dtype, mode) for key, model in models.items()}
+    eager_step = training_step(dense, inputs, dtype, "eager")
     shares = {key: backward_share(dense, layers, eager_step) for key, layers in sparse_layers.items()}
-    memory = {key: peak_memory(_step(model, inputs, dtype, "eager")) for key, model in models.items()}
+    memory = {key: peak_memory(training_step(model, inputs, dtype, "eager")) for key, model in models.items()}
     times = interleaved({key: (lambda step=step: step) for key, step in steps.items()}, rounds)
-    parts = interleaved(_forward_backward(dense, inputs, dtype), max(rounds // 2, 3))
+    parts = interleaved(forward_and_backward(dense, inputs, dtype), max(rounds // 2, 3))
     row: dict[str, Any] = {
         "model": name, "dtype": dtype, "format": memory_format, "mode": mode,
         "dense_forward_ms": parts["forward"], "dense_backward_ms": parts["backward"], "dense_step_ms": times["dense"],
@@ -193,31 +182,6 @@ def _model_row(name: str, dtype: str, memory_format: str, mode: str, rounds: int
             f"peak_memory_ratio_{drop}": memory[key] / memory["dense"],
         }
     return row
-
-
-def _loss(model: nn.Module, inputs: Tensor, dtype: str) -> Tensor:
-    with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
-        return model(inputs).float().square().mean()
-
-
-def _step(model: nn.Module, inputs: Tensor, dtype: str, mode: str) -> Callable[[], None]:
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
-    run = torch.compile(model) if mode == "compiled" else model
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        _loss(run, inputs, dtype).backward()
-        optimizer.step()
-
-    return step
-
-
-def _forward_backward(model: nn.Module, inputs: Tensor, dtype: str) -> Runs:
-    def backward() -> Callable[[], Any]:
-        model.zero_grad(set_to_none=True)
-        return _loss(model, inputs, dtype).backward
-
-    return {"forward": lambda: lambda: _loss(model, inputs, dtype), "backward": backward}
 
 
 def layer_table(rows: list[dict[str, Any]]) -> Table:
@@ -251,16 +215,13 @@ def model_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="float32 and eager only")
-    parser.add_argument("--only", nargs="*", default=None, help=f"of: layers {' '.join(MODELS)}")
-    parser.add_argument("--rounds", type=int, default=12, help="counted rounds")
-    parser.add_argument("--when", default="pays", choices=("pays", "always"), help="which layers are made sparse")
-    parser.add_argument("--json", type=Path, default=None, help="write all figures to this file")
-    args = parser.parse_args()
+    command = parser(__doc__, only=("layers", *NAMES), rounds=12)
+    command.add_argument("--quick", action="store_true", help="float32 and eager only")
+    command.add_argument("--when", default="pays", choices=("pays", "always"), help="which layers are made sparse")
+    args = command.parse_args()
     dtypes = ["float32"] if args.quick else list(DTYPES)
     modes = ["eager"] if args.quick else ["eager", "compiled"]
-    names = [n for n in MODELS if args.only is None or n in args.only]
+    names = [n for n in NAMES if args.only is None or n in args.only]
     layers, models = [], []
     with Progress(transient=True) as progress:
         task = progress.add_task("measuring", total=None)
@@ -273,9 +234,7 @@ def main() -> None:
         console.print(layer_table(layers))
     if models:
         console.print(model_table(models))
-    if args.json:
-        result = {"machine": machine(), "rounds": args.rounds, "when": args.when, "layers": layers, "models": models}
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(args.json, {"rounds": args.rounds, "when": args.when, "layers": layers, "models": models})
 
 
 if __name__ == "__main__":
