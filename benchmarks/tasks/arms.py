@@ -1,0 +1,117 @@
+"""The ways of training that are compared, and the dense control that belongs to each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import nn
+
+import ecograph
+from ecograph import registry
+from tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of training.
+
+    Attributes:
+        title: for people.
+        pass_name: in ecograph's registry; empty for dense training.
+        options: of the pass.
+        tail: the share of the training, at its end, that is dense.
+        by: what the pass's schedule goes by: ``"epoch"`` or ``"iteration"``.
+    """
+
+    title: str
+    pass_name: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    tail: float = 0.0
+    by: str = "epoch"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the arm as JSON types."""
+        return asdict(self)
+
+
+DENSE = "dense"
+
+ARMS: dict[str, Arm] = {
+    DENSE: Arm("dense"),
+    "sliceout-0.25": Arm("SliceOut 0.25", "sliceout", {"rate": 0.25, "schedule": "constant"}),
+    "sliceout-0.5": Arm("SliceOut 0.5", "sliceout", {"rate": 0.5, "schedule": "constant"}),
+    "sliceout-0.5-tail": Arm("SliceOut 0.5, last 30% dense", "sliceout", {"rate": 0.5, "schedule": "constant"}, 0.3),
+    "sliceout-0.5-probability": Arm(
+        "SliceOut 0.5, probability", "sliceout", {"rate": 0.5, "schedule": "constant", "normalization": "probability"}
+    ),
+    "sparse-0.8": Arm(
+        "sparse backward 0.8, every other step",
+        "sparse_backward",
+        {"drop": 0.8, "schedule": "alternate"},
+        by="iteration",
+    ),
+}
+
+#: What is run if nothing else is asked for.
+DEFAULT = tuple(name for name in ARMS if name != "sparse-0.8")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An arm on a task, and what dense training would do with as many FLOPs.
+
+    Attributes:
+        arm: key in ``ARMS``.
+        flops_share: FLOPs of its training / FLOPs of dense training, counted from shapes.
+        steps: optimizer steps.
+        control_steps: of dense training with as many FLOPs, to the nearest step.
+    """
+
+    arm: str
+    flops_share: float
+    steps: int
+    control_steps: int
+
+
+def prepare(task: Task, arm: Arm, model: nn.Module, seed: int) -> tuple[nn.Module, ecograph.Scheduler | None]:
+    """Applies an arm's pass, if it has one, and plans its rate over the whole training.
+
+    Args:
+        task: what is trained.
+        arm: how.
+        model: as ``task.build`` made it.
+        seed: for passes that draw random numbers.
+    """
+    if not arm.pass_name:
+        return model, None
+    kind = registry.find(arm.pass_name)
+    options = dict(arm.options)
+    if "seed" in {f.name for f in fields(kind)}:
+        options["seed"] = seed
+    device = next(model.parameters()).device
+    model = ecograph.optimize(model, example_inputs=task.example().to(device), passes=[kind(**options)])
+    scheduler = ecograph.Scheduler(
+        model,
+        epochs=task.epochs,
+        steps_per_epoch=task.steps_per_epoch,
+        by=arm.by,
+        tail=round(arm.tail * task.epochs),
+    )
+    return model, scheduler
+
+
+def plan(task: Task, names: Sequence[str]) -> list[Planned]:
+    """Plans the arms of a task; the FLOPs are what ``ecograph.explain`` counts, on average over the schedule."""
+    planned = []
+    for name in names:
+        share = 1.0
+        if ARMS[name].pass_name:
+            with torch.random.fork_rng():
+                model, _ = prepare(task, ARMS[name], task.build(), seed=0)
+            report = ecograph.explain(model)
+            share = report.after.total / report.before.total
+        planned.append(Planned(name, share, task.steps, max(1, round(share * task.steps))))
+    return planned
