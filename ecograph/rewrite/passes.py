@@ -283,7 +283,7 @@ def _say_why_whole(made: Plan) -> None:
         if choice.layer is not None or choice.reason:
             continue
         groups = (g for g in made.groups if choice.site in (*g.group.producers, *g.group.consumers))
-        why = next((group.reason for group in groups), stopped.get(choice.site.name, "no channel group passes through it"))
+        why = next((group.reason for group in groups), stopped.get(choice.site.name, "no group passes through it"))
         choice.reason = f"in no group that is sliced: {why}"
 
 
@@ -296,7 +296,8 @@ def _choose_groups(
     made.groups = [GroupChoice(group) for group in channels.groups]
     refused = unsupported(find_slicing(captured.graphs, channels, sites, model))
     for choice in made.groups:
-        skipped = any(member == name or member.startswith(f"{name}.") for member in choice.group.members for name in skip)
+        members = choice.group.members
+        skipped = any(member == name or member.startswith(f"{name}.") for member in members for name in skip)
         choice.reason = "named in skip" if skipped else refused.get(choice.group.name, "")
     asked = [choice for choice in made.groups if not choice.reason]
     for choice, reason in zip(asked, pass_.choose([choice.group for choice in asked], model), strict=True):

@@ -27,6 +27,9 @@ class Halved:
     def __init__(self, rate: Rate, dense_because: str | None) -> None:
         self.rate, self.dense_because = rate, dense_because
 
+    def acts(self, training: bool) -> bool:
+        return training
+
     def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return nn.functional.linear(input, weight, bias) / 2
 
