@@ -95,7 +95,8 @@ class GroupReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as JSON types."""
-        return {**asdict(self), "members": list(self.members), "sliced_by": self.sliced_by or None, "reason": self.reason or None}
+        words = {"sliced_by": self.sliced_by or None, "reason": self.reason or None}
+        return {**asdict(self), "members": list(self.members), **words}
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """Channel groups: sets of layer dimensions that must shrink together, found from the captured graphs.
 
 The hidden width of an MLP is one group: the output features of its first layer, the input features of its second, and
-everything between. So are the heads of an attention, the inner width of a bottleneck with its batch norms, the expansion
-of an inverted bottleneck with its depthwise convolution and squeeze-excite. A group is sliceable where every call that its
-dimensions pass through has a rule that lets them pass (:mod:`ecograph.analysis.rules`), where a product makes it and a
-product consumes it, and where it is no residual stream.
+all between. So are the heads of an attention, the inner width of a bottleneck with its batch norms, the expansion of
+an inverted bottleneck with its depthwise convolution and squeeze-excite. A group is sliceable where every call that
+its dimensions pass through has a rule that lets them pass (:mod:`ecograph.analysis.rules`), where a product makes it
+and a product consumes it, and where it is no residual stream.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ MOST_BLOCKS = 8
 
 INPUT = "it is an input of the graph"
 OUTPUT = "it is an output of the graph"
+CONSTANT = "it is a constant of the graph"
 
 
 @dataclass(eq=False)
@@ -177,7 +178,7 @@ def _graph_facts(graph: Graph, sites: dict[fx.Node, Site], sizes: dict[Dim, int]
                 yield Stop(tuple(_all_dims(source)), OUTPUT)
         elif node.op in ("placeholder", "get_attr"):
             if PARAMETER not in node.meta and BUFFER not in node.meta:
-                yield Stop(tuple(_all_dims(node)), INPUT if node.op == "placeholder" else "it is a constant of the graph")
+                yield Stop(tuple(_all_dims(node)), INPUT if node.op == "placeholder" else CONSTANT)
         elif node in graph.nested:
             for nested in graph.nested[node]:
                 yield from _nested_facts(node, nested, sites, sizes)
@@ -204,7 +205,7 @@ def _is_derived_weight(node: fx.Node, sites: dict[fx.Node, Site]) -> bool:
 def _nested_facts(
     caller: fx.Node, nested: Nested, sites: dict[fx.Node, Site], sizes: dict[Dim, int]
 ) -> Iterator[Fact]:
-    """Yields the facts about a nested graph: a checkpointed region is as if its operations stood in place of the call."""
+    """Yields the facts about a nested graph: a checkpointed region is as if it stood in place of the call."""
     plain = "checkpoint" in str(caller.target)
     for fact in _graph_facts(nested.graph, sizes=sizes, sites=sites):
         # What it is handed, and what it gives, is known; the stops are for graphs on their own.
@@ -393,7 +394,10 @@ class _Finder:
         )
 
     def _stopped(self, reasons: dict[int, str], chosen: set[int]) -> Iterator[Stopped]:
-        """Yields the layers whose output channels are in no group; a factor that is only there for another says nothing."""
+        """Yields the layers whose output channels are in no group.
+
+        Factors that are only there for another, such as the features inside a head, have no say in the reason.
+        """
         for site in _layers(list(self.sites.values())):
             own = self._components(output_dim(site))
             if chosen.intersection(own) or not own:

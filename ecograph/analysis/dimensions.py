@@ -1,10 +1,10 @@
 """Which dimensions of which tensors are one and the same index space, and how each is made up.
 
-Rules (:mod:`ecograph.analysis.rules`) state facts about single calls: these dimensions are equal, this one is those laid
-out one after the other, this one cannot be sliced. :class:`Dimensions` draws the conclusion for a whole model, in two
-steps. First every dimension is refined into parts that all facts agree on: a projection to 1152 features that is later
-viewed as ``(3, 6, 64)`` has three parts, and so has the weight it came from. Then the parts become the nodes of a
-networkx graph, equal parts are joined by edges, and its connected components are what shrinks together.
+Rules (:mod:`ecograph.analysis.rules`) state facts about single calls: these dimensions are equal, this one is those
+laid out one after the other, this one cannot be sliced. :class:`Dimensions` draws the conclusion for a whole model, in
+two steps. First every dimension is refined into parts that all facts agree on: a projection to 1152 features that is
+later viewed as ``(3, 6, 64)`` has three parts, and so has the weight it came from. Then the parts become the nodes of
+a networkx graph, equal parts are joined by edges, and its connected components are what shrinks together.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import networkx as nx
 from torch import fx
@@ -200,7 +200,7 @@ def _pointless(facts: Sequence[Fact]) -> set[int]:
     Rotary embeddings take every head apart and join the halves again. That says nothing about slices, but would cut the
     features of a head into segments, which no view could regroup.
     """
-    same = nx.utils.UnionFind()
+    same: Any = nx.utils.UnionFind()
     stopped: set[Dim] = set()
     for fact in facts:
         if isinstance(fact, Stop):

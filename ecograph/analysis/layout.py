@@ -1,9 +1,9 @@
 """How the index space of one tensor dimension is made up, as far as slicing is concerned.
 
 A dimension is a row of segments. A segment that a group slices consists of ``outer`` blocks of ``units`` units of
-``inner`` elements each, in memory order: the output dimension of a packed query-key-value projection of 6 heads of 64 is
-one segment ``(outer=3, units=6, inner=64)``; a hidden width of 2048 is ``(1, 2048, 1)``; what a concatenation joins is one
-segment after the other.
+``inner`` elements each, in memory order: the output dimension of a packed query-key-value projection of 6 heads of 64
+is one segment ``(outer=3, units=6, inner=64)``; a hidden width of 2048 is ``(1, 2048, 1)``; what a concatenation joins
+is one segment after the other.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from torch import Size, Tensor, nn
 
 from ecograph.analysis.layout import Layout, is_sliced
-from ecograph.rewrite.slicing import SizeChange
+from ecograph.rewrite.slicing import SIZED, SizeChange
 
 
 class Slice(Protocol):
@@ -86,7 +86,7 @@ class Sizes:
         self.slices = slices
 
     def fits(self, name: str, args: Sequence[Any]) -> bool:
-        """Whether a call may be this one: the same function, of an input that has the slice's sizes where it is sliced."""
+        """Whether a call may be this one: the same function, of an input with the slice's sizes where it is sliced."""
         if name != self.name or not args or not isinstance(args[0], Tensor) or args[0].dim() != len(self.before):
             return False
         return all(map(self._has_size, args[0].shape, self.before))
@@ -112,25 +112,23 @@ class Sizes:
             return (input, self._pieces(sizes, dim), dim), {}
         dim, sizes = self._sizes(rest, kwargs)
         if self.name in ("expand", "broadcast_to"):
-            now = self._expanded(input, sizes)
+            changed = self._expanded(input, sizes)
         else:
-            now = self._regrouped(input, sizes, dim)
-        if now is None:
+            changed = self._regrouped(input, sizes, dim)
+        if changed is None:
             return None
-        if self.name == "unflatten":
-            return (input, dim, now), {}
-        return (input, now), {}
+        return ((input, dim, changed) if self.name == "unflatten" else (input, changed)), {}
 
     def _now(self, layout: Layout) -> tuple[int, int]:
-        """Returns the elements of a dimension, and how many of them are in force; without outer blocks, which may vary."""
+        """Returns the elements of a dimension and how many are in force; without outer blocks, which may vary."""
         if len(layout) == 1 and layout[0].group:
             (segment,) = layout
             found = self.slices[segment.group]
             return segment.units * segment.inner, (found.width if found.active else segment.units) * segment.inner
         full = now = 0
         for segment in layout:
-            found = self.slices.get(segment.group)
-            units = found.width if found is not None and found.active else segment.units
+            each = self.slices.get(segment.group)
+            units = each.width if each is not None and each.active else segment.units
             full += segment.size
             now += segment.outer * units * segment.inner if segment.group else segment.size
         return full, now
@@ -229,7 +227,8 @@ class Walk:
             kwargs = {key: self._cut(value) for key, value in kwargs.items()}
         if name in _SIZED:
             if name == "group_norm":
-                args, kwargs = (kwargs["input"], *args) if not args else args, {k: v for k, v in kwargs.items() if k != "input"}
+                args = args or (kwargs["input"],)
+                kwargs = {key: value for key, value in kwargs.items() if key != "input"}
             for i in range(self.met, len(self.calls.sizes)):
                 if self.calls.sizes[i].fits(name, args) and (now := self.calls.sizes[i](args, kwargs)) is not None:
                     self.met = i + 1
@@ -243,8 +242,8 @@ class Walk:
             return None
         groups = ", ".join(self.calls.slices)
         return (
-            f"{name} failed on a slice of {groups} ({error}): the forward took another path than with the example inputs. "
-            "Give optimize example_inputs as in training, or leave the module out with skip=[...]"
+            f"{name} failed on a slice of {groups} ({error}): the forward took another path than with the example "
+            "inputs. Give optimize example_inputs as in training, or leave the module out with skip=[...]"
         )
 
     def cut(self, value: Any) -> Any:
@@ -261,7 +260,7 @@ class Walk:
         return value
 
 
-_SIZED = frozenset(["view", "reshape", "unflatten", "expand", "broadcast_to", "split", "split_with_sizes", "group_norm"])
+_SIZED = frozenset(SIZED)
 
 
 def find(module: nn.Module, name: str) -> Tensor | None:

@@ -305,10 +305,10 @@ def _choose_groups(
         choice.pass_ = None if reason else pass_
     channels.keep([choice.group for choice in made.sliced])
     slicing = find_slicing(captured.graphs, channels, sites, model)
-    for choice in made.choices:
-        cut = slicing.products.get(choice.site.node)
+    for site in sites:
+        cut = slicing.products.get(site.node)
         if cut is not None:
-            choice.site.shares = pass_.shares(cut, [group.group for group in made.sliced])
+            site.shares = pass_.shares(cut, [group.group for group in made.sliced])
     return slicing
 
 

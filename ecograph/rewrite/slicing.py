@@ -261,7 +261,5 @@ def _inside(node: fx.Node, path: str, model: nn.Module) -> str:
     owner, _, leaf = name.rpartition(".")
     tensor: Any = getattr(model.get_submodule(owner), leaf)
     module = model.get_submodule(path)
-    for alias, other in (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)):
-        if other is tensor:
-            return alias
-    return ""
+    inside = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+    return next((alias for alias, other in inside if other is tensor), "")

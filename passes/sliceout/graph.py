@@ -5,7 +5,6 @@ The starts are those of one step's draw; a training run takes others in every st
 
 from __future__ import annotations
 
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -48,19 +48,20 @@ def _of_product(cut: ProductCut) -> dict[str, tuple[Layout | None, ...]]:
     weight, transposed = _parameter(site.product.weight, signature.transposed)
     if weight is None:
         raise ValueError(
-            f"update='slice' cannot tell which rows of {', '.join(site.parameters)} a slice of {site.name} is: its weight "
-            f"is computed from them. Use update='autograd', or leave it out with optimize(..., skip=[{site.name!r}])"
+            f"update='slice' cannot tell which rows of {', '.join(site.parameters)} a slice of {site.name} is: its "
+            "weight is computed from them. Use update='autograd', or leave it out with "
+            f"optimize(..., skip=[{site.name!r}])"
         )
     shape = site.weight_shape or ()
-    first, second = (cut.inp, cut.out) if transposed else (cut.out, cut.inp)
+    out, inp, groups = (layout if is_sliced(layout) else None for layout in (cut.out, cut.inp, cut.groups))
+    first, second = (inp, out) if transposed else (out, inp)
     if site.kind == "conv":
-        first = over_groups(first, cut.groups or None, site.groups, shape[0]) or first
+        first = over_groups(first, groups, site.groups, shape[0])
     found: dict[str, tuple[Layout | None, ...]] = {weight: (first, second)}
     bias = site.product.arguments.get(signature.bias) if signature.bias else None
     if isinstance(bias, fx.Node) and PARAMETER in bias.meta and site.out_channels is not None:
-        out = cut.out
         if site.kind == "conv":
-            out = over_groups(cut.out, cut.groups or None, site.groups, site.out_channels) or out
+            out = over_groups(out, groups, site.groups, site.out_channels)
         found[bias.meta[PARAMETER]] = (out,)
     return found
 

@@ -1,4 +1,4 @@
-"""The pass: which channel groups it slices, what it puts in the place of their layers, and what the graph looks like."""
+"""The pass: which channel groups it slices, what it puts in the place of their layers, and what the graph shows."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class SliceOut(Options):
 
     Args:
         rate: share of a group's units that is dropped, from 0 to below 1, where the schedule is at its peak.
-        normalization: ``"flow"``: what a layer takes in is scaled by full width / slice. ``"probability"``: each unit by
-            one over the probability that it is kept.
+        normalization: ``"flow"``: what a layer takes in is scaled by full width / slice. ``"probability"``: each unit
+            by one over the probability that it is kept.
         starts: where slices may begin. ``"grid"``: evenly spaced, about half a slice apart; ``"blocks"``: side by side;
             ``"any"``: at every unit.
         align: a slice's elements are a multiple of this.
@@ -168,7 +168,7 @@ class SliceOut(Options):
         )
 
     def _cancels(self, group: str) -> bool:
-        """Whether a batch norm takes out this group's scale, so that it need not be put in: one number for all units."""
+        """Whether a batch norm takes out this group's scale, so that it need not be put in: one for all units."""
         return bool(group) and self.normalization == "flow"
 
     def _restrict_updates(

@@ -1,8 +1,8 @@
 """The oracle of slices: the full network, with the dropped units masked to zero where a product takes them in.
 
-It interprets the captured graph of the plain model, and touches nothing but the inputs of products: there the units that a
-slice leaves out are zero, and the others are scaled. What the groups are is taken from the analysis; that a slice of them
-computes the same is what is tested.
+It interprets the captured graph of the plain model, and touches nothing but the inputs of products: there the units
+that a slice leaves out are zero, and the others are scaled. What the groups are is taken from the analysis; that a
+slice of them computes the same is what is tested.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ def facts_of(call: Call, site: Site | None) -> Iterator[Fact]:
         yield Stop(tuple(concerned), f"{call.where()}: {site.problem}")
         return
     elif rule is None:
-        if call.output or call.outputs:
-            yield Stop(tuple(concerned), f"there is no rule for {call.where()}")
+        # What gives no tensor may write into one, as ``x[:, 0] = y`` does.
+        yield Stop(tuple(concerned), f"there is no rule for {call.where()}")
         return
     else:
         facts = list(rule(call))

@@ -80,12 +80,15 @@ def pooled(call: Call) -> Iterator[Fact]:
 
 
 RULES = {
-    **dict.fromkeys("batch_norm instance_norm".split(), per_channel),
-    **dict.fromkeys("layer_norm rms_norm".split(), over_last),
+    **dict.fromkeys(["batch_norm", "instance_norm"], per_channel),
+    **dict.fromkeys(["layer_norm", "rms_norm"], over_last),
     "group_norm": group_norm,
-    **dict.fromkeys("softmax log_softmax softmin normalize cumsum cumprod logcumsumexp".split(), along),
+    **dict.fromkeys(["softmax", "log_softmax", "softmin", "normalize", "cumsum", "cumprod", "logcumsumexp"], along),
     "glu": gated,
-    **dict.fromkeys("mean sum amax amin prod norm vector_norm var std logsumexp all any var_mean std_mean".split(), reduced),
+    **dict.fromkeys([
+        "mean", "sum", "amax", "amin", "prod", "norm", "vector_norm", "var", "std", "logsumexp", "all", "any",
+        "var_mean", "std_mean",
+    ], reduced),  # fmt: skip
     **dict.fromkeys(
         [
             *(f"{kind}_pool{n}d" for kind in ("max", "avg", "lp", "adaptive_avg", "adaptive_max") for n in (1, 2, 3)),

@@ -140,7 +140,7 @@ def nodes(sites: list[Site]) -> dict[fx.Node, Site]:
 
 
 RULES = {
-    **dict.fromkeys("matmul mm bmm baddbmm".split(), multiplied),
+    **dict.fromkeys(["matmul", "mm", "bmm", "baddbmm"], multiplied),
     "scaled_dot_product_attention": attention,
     "embedding": lookup,
     "gather": gathered,

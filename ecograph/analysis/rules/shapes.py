@@ -197,19 +197,21 @@ def _all_but(call: Call, moved: Any) -> Iterator[Fact]:
 
 
 RULES = {
-    **dict.fromkeys("view reshape flatten unflatten squeeze unsqueeze view_as reshape_as".split(), reshaped),
-    **dict.fromkeys("permute transpose t swapaxes swapdims movedim moveaxis adjoint".split(), permuted),
+    **dict.fromkeys([
+        "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as",
+    ], reshaped),  # fmt: skip
+    **dict.fromkeys(["permute", "transpose", "t", "swapaxes", "swapdims", "movedim", "moveaxis", "adjoint"], permuted),
     "getattr": attribute,
-    **dict.fromkeys("expand expand_as broadcast_to".split(), expanded),
+    **dict.fromkeys(["expand", "expand_as", "broadcast_to"], expanded),
     "repeat": repeated,
     "repeat_interleave": interleaved,
-    **dict.fromkeys("chunk split split_with_sizes tensor_split".split(), pieces),
+    **dict.fromkeys(["chunk", "split", "split_with_sizes", "tensor_split"], pieces),
     "unbind": unbound,
     "select": selected,
     "narrow": narrowed,
     operator.getitem.__name__: item,
-    **dict.fromkeys("cat concat concatenate".split(), joined),
+    **dict.fromkeys(["cat", "concat", "concatenate"], joined),
     "stack": stacked,
-    **dict.fromkeys("roll flip".split(), rolled),
+    **dict.fromkeys(["roll", "flip"], rolled),
     "pad": padded,
 }
