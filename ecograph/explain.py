@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from io import StringIO
@@ -108,6 +109,7 @@ class Report:
         passes: each pass's options, with the mean of its rate over the planned training.
         layers: every product with a parameter weight.
         other: FLOPs of products without one, such as attention.
+        other_after: the same, on average over the schedule.
         parts: how the model was captured: (path, method, note).
         groups: where a pass slices channel groups, every group, and the layers that are in none.
     """
@@ -116,6 +118,7 @@ class Report:
     passes: list[dict[str, Any]]
     layers: list[LayerReport]
     other: Flops
+    other_after: Flops
     parts: list[tuple[str, str, str]] = field(default_factory=list)
     groups: list[GroupReport] = field(default_factory=list)
 
@@ -132,11 +135,13 @@ class Report:
     @property
     def after(self) -> Flops:
         """FLOPs of the rewritten training step on average over the schedule, as far as shapes are known."""
-        return sum((layer.after for layer in self.layers if layer.after), self.other)
+        return sum((layer.after for layer in self.layers if layer.after), self.other_after)
 
     def saved_by(self, pass_name: str) -> int:
         """Returns the FLOPs per step that a pass saves, on average over the schedule."""
-        return sum(layer.saved.get(pass_name, 0) for layer in self.layers)
+        saved = sum(layer.saved.get(pass_name, 0) for layer in self.layers)
+        slices = any(group.sliced_by == pass_name for group in self.groups)
+        return saved + slices * (self.other.total - self.other_after.total)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as JSON types."""
@@ -153,6 +158,7 @@ class Report:
             "layers": [layer.to_dict() for layer in self.layers],
             "groups": [group.to_dict() for group in self.groups],
             "other_flops": _flops_dict(self.other),
+            "other_flops_after": _flops_dict(self.other_after),
             "flops_before": _flops_dict(self.before),
             "flops_after": _flops_dict(self.after),
             "flops_source": "counted" if self.complete else "incomplete: shapes unknown for some layers",
@@ -209,6 +215,7 @@ def explain(model: nn.Module) -> Report:
         ],
         layers=layers,
         other=sum((record.other_flops for record in found if record.other_flops), Flops()),
+        other_after=sum((_other_after(record) for record in found), Flops()),
         parts=[part for record in found for part in record.parts],
     )
 
@@ -237,7 +244,18 @@ def _layer_report(site: SiteRecord, record: Record) -> LayerReport:
     return LayerReport(name, site.type, site.output_shape, passes, reason, before, after, saved)
 
 
-def _mix_of(layer: Layer, record: Record) -> Mix:
+def _other_after(record: Record) -> Flops:
+    """Returns the FLOPs of products without a parameter weight, on average over the schedule."""
+    total = record.other_flops or Flops()
+    for flops, slices in record.sliced_flops:
+        mix = _mix_of(slices[0], record)
+        share = sum(part * math.prod(s.width_at(rate) / s.units for s in slices) for rate, part in mix.items())
+        total += Flops(*(round(getattr(flops, f.name) * (share - 1)) for f in fields(Flops)))
+    return total
+
+
+def _mix_of(layer: Any, record: Record) -> Mix:
+    """Returns the mix of the rate of a layer or slice."""
     return record.mixes[[rate is layer.rate for rate in record.rates].index(True)]
 
 
@@ -262,7 +280,7 @@ def _group_report(group: GroupRecord, layers: Sequence[LayerReport], record: Rec
     found, reason = group.slice, group.reason
     share = 1.0
     if found is not None:
-        mix = record.mixes[[rate is found.rate for rate in record.rates].index(True)]
+        mix = _mix_of(found, record)
         share = sum(found.width_at(rate) * part for rate, part in mix.items()) / group.units
     return GroupReport(
         name=group.name,

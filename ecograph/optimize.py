@@ -199,6 +199,7 @@ def _record(made: Plan, captured: Capture) -> Record:
         ],
         other_flops=_other_flops(captured, [choice.site for choice in made.choices]),
         parts=[(part.path, part.method, part.note) for part in captured.parts],
+        sliced_flops=_sliced_flops(captured, made),
         groups=_groups(made),
     )
 
@@ -221,6 +222,22 @@ def _groups(made: Plan) -> list[GroupRecord]:
         for choice in made.groups
     ]
     return found + [GroupRecord(s.name, width=s.width, reason=s.reason) for s in made.channels.stopped]
+
+
+def _sliced_flops(captured: Capture, made: Plan) -> list[tuple[Flops, tuple[Any, ...]]]:
+    """Returns the FLOPs of products without a parameter weight that slices make smaller, such as those of heads."""
+    if made.channels is None or not made.sliced:
+        return []
+    slices = {choice.group.name: choice.slice for choice in made.sliced}
+    own = {choice.site.node for choice in made.choices}
+    found = []
+    for graph in captured.graphs:
+        for node, flops in graph_flops(graph).items():
+            layouts = () if node in own else made.channels.layouts(node)
+            concerned = tuple(slices[s.group] for layout in layouts for s in layout if s.group)
+            if concerned:
+                found.append((flops, concerned))
+    return found
 
 
 def _bytes(nodes: Sequence[fx.Node]) -> int:

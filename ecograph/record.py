@@ -83,6 +83,7 @@ class Record:
         mixes: for each rate, the share of the training's steps at each of its values.
         sites: every product of the model.
         other_flops: of products without a parameter weight, such as attention; None where shapes are unknown.
+        sliced_flops: those of them that slices make smaller, each with the slices of its dimensions.
         parts: how each part of the model was captured: (path, method, note).
         lowered: what was changed in the model, in order.
         groups: every channel group that a pass was asked about, and the layers that are in none.
@@ -95,6 +96,7 @@ class Record:
     other_flops: Flops | None
     parts: list[tuple[str, str, str]]
     lowered: list[Lowered] = field(default_factory=list)
+    sliced_flops: list[tuple[Flops, tuple[Any, ...]]] = field(default_factory=list)
     groups: list[GroupRecord] = field(default_factory=list)
 
 

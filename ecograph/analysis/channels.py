@@ -136,21 +136,25 @@ def find_channels(capture: Capture, sites: Sequence[Site], model: nn.Module) -> 
     if not capture.shapes:
         reason = "shapes are unknown: give example_inputs"
         return Channels(None, (), [Stopped(site.name, site.out_channels or 0, reason) for site in _layers(sites)])
-    by_node = {site.node: site for site in sites}
-    nodes = [node for graph in capture.graphs for node in _nodes(graph)]
+    graphs = [graph for graph in capture.graphs if graph.shapes]
+    by_node = {site.node: site for site in sites if site.graph.shapes}
+    nodes = [node for graph in graphs for node in _nodes(graph)]
     sizes = {
         dim: size_of(dim)
         for node in nodes
         for dim in (*dims_of(node), *(d for i in range(_count(node)) for d in dims_of(node, i)))
     }
     facts: list[Fact] = []
-    for graph in capture.graphs:
+    for graph in graphs:
         facts += _graph_facts(graph, by_node, sizes)
-    facts += _shared_layers(sites)
+    facts += _shared_layers(list(by_node.values()))
+    facts += _shared_tensors(nodes)
     channels = _Finder(Dimensions(sizes, facts), nodes, by_node).find()
     if getattr(getattr(model, "config", None), "use_cache", False):  # Hugging Face's decoders return keys and values
         hint = f"{OUTPUT} (the cache of keys and values is: set model.config.use_cache = False)"
         channels.stopped = [replace(s, reason=hint) if s.reason == OUTPUT else s for s in channels.stopped]
+    for site in _layers([site for site in sites if not site.graph.shapes]):
+        channels.stopped.append(Stopped(site.name, site.out_channels or 0, "it did not run with the example inputs"))
     return channels
 
 
@@ -189,7 +193,7 @@ def _graph_facts(graph: Graph, sites: dict[fx.Node, Site], sizes: dict[Dim, int]
         elif OWN_BACKWARD in node.meta:
             call = Call(node, function_name(node))
             stopped = [dim for tensor in (*call.tensors, node) for dim in _all_dims(tensor)]
-            yield Stop(tuple(stopped), "it passes through an autograd.Function")
+            yield Stop(tuple(stopped), f"it passes through {call.where()} of an autograd.Function")
         else:
             call = Call(node, function_name(node))
             facts = list(facts_of(call, sites.get(node)))
@@ -235,14 +239,25 @@ def _all_dims(node: fx.Node) -> list[Dim]:
 
 def _shared_layers(sites: Sequence[Site]) -> Iterator[Fact]:
     """The calls of one layer are sliced alike, also where each call derives its weight anew."""
-    first: dict[tuple[str, tuple[str, ...]], Site] = {}
-    for site in sites:
-        other = first.setdefault((site.module, site.parameters), site)
-        if not is_weighted(site) or not is_weighted(other):
-            continue
-        pairs = zip(dims_of(site.product.weight), dims_of(other.product.weight), strict=False)
-        if site.weight_shape == other.weight_shape and site.product.weight is not other.product.weight:
-            yield from (Equal((a,), (b,)) for a, b in pairs)
+    first: dict[str, Site] = {}
+    for site in filter(is_weighted, sites):
+        for parameter in site.parameters:
+            other = first.setdefault(parameter, site)
+            weights = other.product.weight, site.product.weight
+            if (site.module, site.transposed, site.weight_shape) != (other.module, other.transposed, other.weight_shape):
+                dims = (dim for weight in weights for dim in dims_of(weight))
+                yield Stop(tuple(dims), f"{parameter} is multiplied in several ways")
+            elif weights[0] is not weights[1]:
+                yield from (Equal((a,), (b,)) for a, b in zip(*map(dims_of, weights), strict=True))
+
+
+def _shared_tensors(nodes: Sequence[fx.Node]) -> Iterator[Fact]:
+    """A parameter or buffer that several graphs read is one."""
+    first: dict[str, fx.Node] = {}
+    for node in nodes:
+        name = node.meta.get(PARAMETER) or node.meta.get(BUFFER)
+        if name and (other := first.setdefault(name, node)) is not node:
+            yield from (Equal((a,), (b,)) for a, b in zip(dims_of(other), dims_of(node), strict=True))
 
 
 def output_dim(site: Site) -> Dim:
@@ -330,6 +345,8 @@ class _Finder:
             return min(real, key=lambda why: (not why.startswith("there is no rule"), "of the graph" in why))
         if not takes:
             return "no convolution or linear layer takes it in"
+        if len({(part.dim, part.segment) for part in self.components[i]}) < len(self.components[i]):
+            return "one dimension holds it twice, one inside the other"
         blocks = max(
             (
                 math.prod(self.dimensions.structure[part.dim][part.segment][: part.factor])

@@ -54,6 +54,11 @@ class Graph:
         """The nodes, in execution order."""
         return iter(self.module.graph.nodes)
 
+    @property
+    def shapes(self) -> bool:
+        """Whether it ran, so that it knows the shape of every tensor."""
+        return self.method == "dynamo"
+
 
 @dataclass
 class Nested:

@@ -59,7 +59,7 @@ def gated(call: Call) -> Iterator[Fact]:
 
 def reduced(call: Call) -> Iterator[Fact]:
     """``mean``, ``sum`` and the like: the dimensions that are summed over end."""
-    axes = call.arg(1, "dim")
+    axes = call.arg(2 if "norm" in call.name else 1, "dim")  # the order of a norm comes first
     if axes is None or not call.output and len(call.input):
         return
     gone = {axis % len(call.input) for axis in ((axes,) if isinstance(axes, int) else axes)}
@@ -86,8 +86,8 @@ RULES = {
     **dict.fromkeys(["softmax", "log_softmax", "softmin", "normalize", "cumsum", "cumprod", "logcumsumexp"], along),
     "glu": gated,
     **dict.fromkeys([
-        "mean", "sum", "amax", "amin", "prod", "norm", "vector_norm", "var", "std", "logsumexp", "all", "any",
-        "var_mean", "std_mean",
+        "mean", "sum", "amax", "amin", "prod", "norm", "linalg_norm", "linalg_vector_norm", "var", "std", "logsumexp",
+        "all", "any", "var_mean", "std_mean",
     ], reduced),  # fmt: skip
     **dict.fromkeys(
         [

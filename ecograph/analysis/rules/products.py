@@ -100,6 +100,8 @@ def lookup(call: Call) -> Iterator[Fact]:
     yield from same(indices, call.output[:-1])
     yield Equal((table[-1],), (call.output[-1],))
     yield Stop((table[0],), f"{call.where()} looks rows up in it")
+    if call.arg(3, "max_norm") is not None:
+        yield Stop((table[-1],), f"{call.where()} limits the norm of its rows")
 
 
 def gathered(call: Call) -> Iterator[Fact]:

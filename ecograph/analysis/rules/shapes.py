@@ -12,7 +12,7 @@ import torch
 from ecograph.analysis.dimensions import Dim, Equal, Fact, Joined, Stop
 from ecograph.analysis.rules.call import Call, broadcast, dims_of, is_tensor, same
 
-_PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
+_PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
 
 
 def reshaped(call: Call) -> Iterator[Fact]:
@@ -91,8 +91,11 @@ def pieces(call: Call) -> Iterator[Fact]:
     for output in call.outputs:
         yield from same(*(dims[:axis] + dims[axis + 1 :] for dims in (call.input, output)))
     whole, parts = call.input[axis], [output[axis] for output in call.outputs]
+    if call.name == "tensor_split" and not isinstance(call.arg(1, "indices_or_sections"), int):
+        return  # places in the whole dimension: those in a slice would be others
     if len({call.size(part) for part in parts}) > 1:
-        yield Joined(whole, tuple(parts))
+        if call.name in ("split", "split_with_sizes"):  # the others find the sizes themselves
+            yield Joined(whole, tuple(parts))
     else:
         count, stop = call.fixed("pieces", len(parts), f"it is taken apart by {call.where()}")
         yield stop
