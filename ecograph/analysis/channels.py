@@ -244,7 +244,8 @@ def _shared_layers(sites: Sequence[Site]) -> Iterator[Fact]:
         for parameter in site.parameters:
             other = first.setdefault(parameter, site)
             weights = other.product.weight, site.product.weight
-            if (site.module, site.transposed, site.weight_shape) != (other.module, other.transposed, other.weight_shape):
+            uses = ((each.module, each.transposed, each.weight_shape) for each in (site, other))
+            if len(set(uses)) > 1:
                 dims = (dim for weight in weights for dim in dims_of(weight))
                 yield Stop(tuple(dims), f"{parameter} is multiplied in several ways")
             elif weights[0] is not weights[1]:
