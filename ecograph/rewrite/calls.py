@@ -84,6 +84,8 @@ class Sizes:
         self.after = change.after
         self.groups = change.groups
         self.slices = slices
+        # Captured with a batch of one, a dimension that batch and heads share looks like heads alone.
+        self.shared = sum(map(_is_one, self.before)) != sum(map(_is_one, self.after[0]))
 
     def fits(self, name: str, args: Sequence[Any]) -> bool:
         """Whether a call may be this one: the same function, of an input with the slice's sizes where it is sliced."""
@@ -95,7 +97,7 @@ class Sizes:
         if not is_sliced(layout):
             return True
         _, now = self._now(layout)
-        if len(layout) == 1 and layout[0].outer > 1:  # the blocks may be a batch, of any size
+        if len(layout) == 1 and (layout[0].outer > 1 or self.shared):  # the blocks may be a batch, of any size
             return size % now == 0
         return size == now
 
@@ -109,7 +111,9 @@ class Sizes:
         if self.name in ("split", "split_with_sizes"):
             sizes = rest[0] if rest else kwargs.get("split_size_or_sections", kwargs.get("split_size"))
             dim = rest[1] if len(rest) > 1 else kwargs.get("dim", 0)
-            return (input, self._pieces(sizes, dim), dim), {}
+            if any(is_sliced(layouts[dim]) for layouts in self.after):
+                sizes = [self._whole(layouts[dim]) for layouts in self.after]
+            return (input, sizes, dim), {}
         dim, sizes = self._sizes(rest, kwargs)
         if self.name in ("expand", "broadcast_to"):
             changed = self._expanded(input, sizes)
@@ -133,10 +137,6 @@ class Sizes:
             now += segment.outer * units * segment.inner if segment.group else segment.size
         return full, now
 
-    def _pieces(self, sizes: Any, dim: int) -> Any:
-        now = [self._whole(layouts[dim]) for layouts in self.after]
-        return now[0] if isinstance(sizes, int) else now
-
     def _whole(self, layout: Layout) -> int:
         full, now = self._now(layout)
         return sum(segment.size for segment in layout) // full * now
@@ -152,21 +152,21 @@ class Sizes:
 
     def _regrouped(self, input: Tensor, sizes: list[Any], dim: int | None) -> list[Any] | None:
         """The sizes after a view: those that were given for the whole, or already for the slice."""
-        after = list(self.after[0])
+        before, after = list(zip(input.shape, self.before, strict=True)), list(self.after[0])
         if dim is not None:
             start = dim % input.dim()
-            after = after[start : start + len(sizes)]
-            numel = input.shape[start]
-        else:
-            numel = input.numel()
-        choices = [self._scaled(sizes, after, True), self._scaled(sizes, after, False)]
-        for now in choices:
-            if now is not None and -1 not in now and math.prod(now) == numel:
-                return now
-        for now in choices:
-            if now is not None and -1 in now and numel % -math.prod(now) == 0:
-                return now
-        return None
+            before, after = before[start : start + 1], after[start : start + len(sizes)]
+        numel = math.prod([size for size, _ in before])  # a list: Dynamo cannot trace a generator here
+        choices = []
+        for whole in (True, False):
+            now = self._scaled(sizes, after, whole)
+            known = math.prod([size for size in now or () if size != -1])
+            if now is not None and known and numel % known == 0:
+                filled = [numel // known if size == -1 else size for size in now]
+                if math.prod(filled) == numel:
+                    choices.append((_agreement(before, list(zip(filled, after, strict=True))), now))
+        # With a -1 among them both may be possible.
+        return max(choices, key=lambda choice: choice[0])[1] if choices else None
 
     def _scaled(self, sizes: list[Any], after: Sequence[Layout], whole: bool) -> list[Any] | None:
         """Returns the sizes on the slice, where those that were given are of the whole (or already of the slice)."""
@@ -189,10 +189,38 @@ class Sizes:
         result = list(sizes)
         given = [1] * (len(sizes) - input.dim()) + list(input.shape)
         for i, layout in enumerate(self.after[0]):
+            if not is_sliced(layout) or sizes[i] in (-1, given[i]):
+                continue
             full, now = self._now(layout)
-            if is_sliced(layout) and sizes[i] != -1 and given[i] != sizes[i] and sizes[i] % full == 0:
+            if sizes[i] % full == 0:
                 result[i] = sizes[i] // full * now
+            elif sizes[i] % now:
+                return None
         return result
+
+
+def _is_one(layout: Layout) -> bool:
+    return sum(segment.size for segment in layout) == 1
+
+
+def _agreement(before: list[tuple[int, Layout]], after: list[tuple[int, Layout]]) -> int:
+    """Returns how well a view fits the layouts of its dimensions.
+
+    A view falls into pieces, each of which regroups some neighbouring dimensions. Those count that are sliced on both
+    sides, or on none.
+    """
+    left, right, count = [each for each in before if each[0] != 1], [each for each in after if each[0] != 1], 0
+    while left and right:
+        sizes, sliced = [1, 1], [False, False]
+        while sizes[0] != sizes[1] or sizes == [1, 1]:
+            side = 0 if sizes[0] <= sizes[1] else 1
+            if not (left, right)[side]:
+                return count
+            size, layout = (left, right)[side].pop(0)
+            sizes[side] *= size
+            sliced[side] = sliced[side] or is_sliced(layout)
+        count += sliced[0] == sliced[1]
+    return count
 
 
 class Walk:
@@ -226,9 +254,9 @@ class Walk:
             args = tuple(self._cut(value) for value in args)
             kwargs = {key: self._cut(value) for key, value in kwargs.items()}
         if name in _SIZED:
-            if name == "group_norm":
-                args = args or (kwargs["input"],)
-                kwargs = {key: value for key, value in kwargs.items() if key != "input"}
+            if not args:
+                key = next(key for key in ("input", "tensor", "self") if key in kwargs)
+                args, kwargs = (kwargs[key],), {k: v for k, v in kwargs.items() if k != key}
             for i in range(self.met, len(self.calls.sizes)):
                 if self.calls.sizes[i].fits(name, args) and (now := self.calls.sizes[i](args, kwargs)) is not None:
                     self.met = i + 1

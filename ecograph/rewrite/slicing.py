@@ -10,11 +10,13 @@ Of the calls a group passes through, most need no change: a GELU of half as many
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import fx, nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ecograph.analysis.channels import Channels
 from ecograph.analysis.layout import Layout, is_sliced
@@ -112,12 +114,13 @@ class SizeChange:
 
 @dataclass
 class Slicing:
-    """Every call that must change."""
+    """Every call that must change, and the groups with a call that cannot."""
 
     products: dict[fx.Node, ProductCut] = field(default_factory=dict)
     norms: list[NormCut] = field(default_factory=list)
     tensors: list[TensorCut] = field(default_factory=list)
     sizes: list[SizeChange] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
 
 
 def all_nodes(graph: Graph) -> Iterator[fx.Node]:
@@ -135,16 +138,21 @@ def find_slicing(graphs: Sequence[Graph], channels: Channels, sites: Sequence[Si
     paths = {id(module): path for path, module in model.named_modules()}
     if not channels.groups:
         return found
-    for node in (node for graph in graphs for node in all_nodes(graph)):
+    nodes = [node for graph in graphs if graph.shapes for node in all_nodes(graph)]
+    for node in nodes:
         site = by_node.get(node)
         if site is not None and site.product.signature is not None and not site.problem:
             cut = _product(site, channels)
             if any(map(is_sliced, (cut.out, cut.inp, cut.groups))):
                 found.products[node] = cut
+    _settle_scales(found.products, nodes)
+    for node in nodes:
         if node.op in ("placeholder", "get_attr") and (PARAMETER in node.meta or BUFFER in node.meta):
             found.tensors += _tensor(node, channels, by_node, model, paths)
         elif function_name(node) == "batch_norm":
             found.norms += _norm(node, channels, found.products, model, paths)
+        elif function_name(node) == "instance_norm":
+            found.refused.update(_checked(node, channels, model))
         elif function_name(node) in SIZED:
             found.sizes += _sizes(node, channels, model, paths)
     return found
@@ -152,7 +160,12 @@ def find_slicing(graphs: Sequence[Graph], channels: Channels, sites: Sequence[Si
 
 def unsupported(slicing: Slicing) -> dict[str, str]:
     """Returns the groups that cannot be sliced in the user's own modules, with the reasons."""
-    problems: dict[str, str] = {}
+    problems = dict(slicing.refused)
+    norms: dict[str, tuple[str, ...]] = {}
+    for norm in slicing.norms:
+        if norms.setdefault(norm.module, norm.tensors) != norm.tensors:
+            why = f"{norm.module or 'the model'} calls batch_norm for several layers"
+            problems |= dict.fromkeys([*_groups(norm.channels), *filter(None, [norm.scale])], why)
     for cut in slicing.tensors:
         if not cut.name:
             tensor = cut.node.meta.get(PARAMETER) or cut.node.meta.get(BUFFER)
@@ -189,6 +202,35 @@ def _cancelled(site: Site, inp: Layout) -> str:
     if len(users) != 1 or function_name(users[0]) != "batch_norm" or bias is not None or len(inp) != 1:
         return ""
     return inp[0].group if users[0].args and users[0].args[0] is site.node else ""
+
+
+def _settle_scales(products: dict[fx.Node, ProductCut], nodes: Sequence[fx.Node]) -> None:
+    """Leaves the scale in where a layer, or the batch norm behind it, is also called in another way."""
+    norms = [node for node in nodes if function_name(node) == "batch_norm" and node.args]
+    uses: dict[Any, set[fx.Node]] = defaultdict(set)
+    for node, cut in products.items():
+        uses[cut.site.module, cut.site.parameters].add(node)
+    for norm in norms:
+        source, *tensors = norm.all_input_nodes
+        called = (module_path(norm), *tensors)
+        uses[called].add(source)
+    settled = False
+    while not settled:
+        settled = True
+        for sources in uses.values():
+            cuts = [products.get(node) for node in sources]
+            if len({cut.unscaled if cut is not None else "" for cut in cuts}) > 1:
+                settled = False
+                products.update({cut.site.node: replace(cut, unscaled="") for cut in cuts if cut is not None})
+
+
+def _checked(node: fx.Node, channels: Channels, model: nn.Module) -> dict[str, str]:
+    """Returns the groups that a layer cannot take in because it counts its channels itself."""
+    module = model.get_submodule(module_path(node))
+    if not isinstance(module, _InstanceNorm):
+        return {}
+    why = f"{type(module).__name__} in {module_path(node) or 'the model'} checks how many channels it is given"
+    return {name: why for layout in channels.layouts(node) for name in _groups(layout)}
 
 
 def _norm(
