@@ -26,7 +26,7 @@ class Options(PassOptions):
     normalization: Literal["flow", "probability"] = "flow"
     starts: Literal["grid", "blocks", "any"] = "grid"
     align: int = 8
-    min_width: int = 16
+    min_width: int = 32
     max_scale: float = 4.0
     schedule: Literal["alternate", "constant", "linear", "cosine", "bar"] = "constant"
     update: Literal["autograd", "slice"] = "autograd"

@@ -138,7 +138,9 @@ def _norm(node: fx.Node, norm: NormCut, slices: Mapping[str, GroupSlice], unscal
         found = unscaled.scale()
         assert not isinstance(found, Tensor)
         scale = found
-    for name, power in (("running_mean", scale), ("running_var", scale**2), ("weight", 1.0), ("bias", 1.0)):
+    training = bool(arguments.get("training", False))
+    variance = scale if training else scale**2  # as in sliced_batch_norm
+    for name, power in (("running_mean", scale), ("running_var", variance), ("weight", 1.0), ("bias", 1.0)):
         tensor = arguments.get(name)
         if not isinstance(tensor, fx.Node):
             continue
@@ -147,6 +149,9 @@ def _norm(node: fx.Node, norm: NormCut, slices: Mapping[str, GroupSlice], unscal
             # The norm is that of the scaled input; what it adds to the statistics is scaled back after it.
             with node.graph.inserting_before(node):
                 seen = node.graph.call_function(torch.div, (small, power))
+            if not training:
+                arguments[name] = seen
+                continue
             with node.graph.inserting_after(node):
                 back = node.graph.call_function(torch.mul, (seen, power))
             with node.graph.inserting_after(back):

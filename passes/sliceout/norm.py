@@ -76,7 +76,9 @@ def sliced_batch_norm(
         eps: as in ``F.batch_norm``.
         cuts: how ``C`` is cut.
         scale: the result is that of ``scale * input``, which is never computed: the norm takes the scale out again, so
-            it only shows in the running statistics and in how much ``eps`` counts.
+            it only shows in the running statistics and in how much ``eps`` counts. In training the running variance
+            takes on ``scale`` and not its square: what a slice of uncorrelated units adds up to has ``1 / scale`` of the
+            variance of the full sum.
         name: of the layer, for errors.
 
     Returns:
@@ -88,10 +90,10 @@ def sliced_batch_norm(
     )
     buffers = [full for full in (running_mean, running_var) if full is not None]
     slices = [take(full, cuts, name=f"a running statistic of {name}") for full in buffers]
-    powers = (scale, scale * scale)
+    powers = (scale, scale if training else scale * scale)
     seen = slices if scale == 1 else [part / power for part, power in zip(slices, powers, strict=False)]
     mean, var = seen if seen else (None, None)
-    output = F.batch_norm(input, mean, var, weight, bias, training, momentum, eps / powers[1])
+    output = F.batch_norm(input, mean, var, weight, bias, training, momentum, eps / scale**2)
     if training and scale != 1:
         for full, part, power in zip(buffers, seen, powers, strict=False):
             put(full, cuts, part * power)
