@@ -23,8 +23,8 @@ import ecograph
 from ecograph import NoEffectWarning
 from ecograph.analysis import find_sites
 from ecograph.analysis.channels import Channels, find_channels, input_dim
-from ecograph.analysis.rules.call import dims_of
-from ecograph.analysis.rules.products import GROUPS
+from ecograph.analysis.rules.call import dims_of, function_name
+from ecograph.analysis.rules.products import GROUPS, IN
 from ecograph.capture import capture
 from ecograph.capture.graph import BUFFER, PARAMETER
 from ecograph.passes import SliceOut
@@ -83,6 +83,8 @@ class Masked(fx.Interpreter):
         return pytree.tree_map(lambda leaf: by_node[leaf] if isinstance(leaf, fx.Node) else leaf, interface.result)
 
     def run_node(self, n: fx.Node) -> Any:
+        if function_name(n) == "batch_norm" and (scale := self.uniform_scale(n.args[0])) != 1.0:
+            return self.batch_norm(n, scale)
         site = self.by_node.get(n)
         if site is None or site.problem or site.kind == "other":
             return super().run_node(n)
@@ -100,6 +102,29 @@ class Masked(fx.Interpreter):
         # A source may be dropped from the environment after its last use.
         result = super().run_node(n)
         self.env[source] = plain
+        return result
+
+    def uniform_scale(self, source: fx.Node) -> float:
+        """Returns by how much a product scales what it takes in, where a batch norm right behind it undoes that."""
+        site = self.by_node.get(source)
+        if site is None or site.kind != "conv" or site.product.arguments.get("bias") is not None:
+            return 1.0
+        layout = self.channels.axis(source, IN)
+        found = self.slices.get(layout[0].group) if len(layout) == 1 and len(source.users) == 1 else None
+        scale = 1.0 if found is None else found.scale()
+        return 1.0 if isinstance(scale, Tensor) else scale
+
+    def batch_norm(self, n: fx.Node, scale: float) -> Any:
+        """The batch norm of a scaled input, whose running variance takes on the scale and not its square."""
+        (args, kwargs) = self.fetch_args_kwargs_from_env(n)
+        names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+        given = {"training": False, "momentum": 0.1, **dict(zip(names, args, strict=False)), **kwargs}
+        variance = given.get("running_var")
+        before = None if variance is None else variance.clone()
+        result = super().run_node(n)
+        if variance is not None and given["training"]:
+            kept = (1 - given["momentum"]) * before
+            variance.data.copy_(kept + (variance - kept) / scale)  # the backward holds it, and does not read it
         return result
 
     def mask(self, dim: Any) -> Tensor | None:
