@@ -36,7 +36,12 @@ class ModelSpec:
 
 
 def narrowed(width: int, share: float, multiple: int = 8) -> int:
-    """Returns the multiple of ``multiple`` that is nearest to a ``share`` of ``width``, but never more than that."""
+    """Returns the multiple of ``multiple`` that is nearest to a ``share`` of ``width``, but never more than that.
+
+    Widths below 32 stay full, as in SliceOut by default.
+    """
+    if width < 32:
+        return width
     return min(width, max(math.floor(share * width / multiple + 0.5 + 1e-9), 1) * multiple)
 
 

@@ -24,6 +24,8 @@ class Arm:
         options: of the pass.
         tail: the share of the training, at its end, that is dense.
         by: what the pass's schedule goes by: ``"epoch"`` or ``"iteration"``.
+        recalibrate: after training, estimate the statistics of the batch norms anew, on the plain model; only for
+            models that have batch norms.
     """
 
     title: str
@@ -31,6 +33,7 @@ class Arm:
     options: dict[str, Any] = field(default_factory=dict)
     tail: float = 0.0
     by: str = "epoch"
+    recalibrate: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the arm as JSON types."""
@@ -42,7 +45,13 @@ DENSE = "dense"
 ARMS: dict[str, Arm] = {
     DENSE: Arm("dense"),
     "sliceout-0.25": Arm("SliceOut 0.25", "sliceout", {"rate": 0.25, "schedule": "constant"}),
+    "sliceout-0.25-bn": Arm(
+        "SliceOut 0.25, then update_bn", "sliceout", {"rate": 0.25, "schedule": "constant"}, recalibrate=True
+    ),
     "sliceout-0.5": Arm("SliceOut 0.5", "sliceout", {"rate": 0.5, "schedule": "constant"}),
+    "sliceout-0.5-bn": Arm(
+        "SliceOut 0.5, then update_bn", "sliceout", {"rate": 0.5, "schedule": "constant"}, recalibrate=True
+    ),
     "sliceout-0.5-tail": Arm("SliceOut 0.5, last 30% dense", "sliceout", {"rate": 0.5, "schedule": "constant"}, 0.3),
     "sliceout-0.5-probability": Arm(
         "SliceOut 0.5, probability", "sliceout", {"rate": 0.5, "schedule": "constant", "normalization": "probability"}
@@ -54,6 +63,9 @@ ARMS: dict[str, Arm] = {
         by="iteration",
     ),
 }
+
+#: Batches on which the statistics of batch norms are estimated.
+RECALIBRATION = 16
 
 #: What is run if nothing else is asked for.
 DEFAULT = tuple(name for name in ARMS if name != "sparse-0.8")
@@ -106,12 +118,17 @@ def prepare(task: Task, arm: Arm, model: nn.Module, seed: int) -> tuple[nn.Modul
 def plan(task: Task, names: Sequence[str]) -> list[Planned]:
     """Plans the arms of a task; the FLOPs are what ``ecograph.explain`` counts, on average over the schedule."""
     planned = []
+    normed = any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in task.build().modules())
     for name in names:
         share = 1.0
+        if ARMS[name].recalibrate and not normed:
+            continue
         if ARMS[name].pass_name:
             with torch.random.fork_rng():
                 model, _ = prepare(task, ARMS[name], task.build(), seed=0)
             report = ecograph.explain(model)
             share = report.after.total / report.before.total
+            if ARMS[name].recalibrate:
+                share += RECALIBRATION * report.before.forward / (report.before.total * task.steps)
         planned.append(Planned(name, share, task.steps, max(1, round(share * task.steps))))
     return planned

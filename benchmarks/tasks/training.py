@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from steps import DEVICE
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import update_bn
 
+import ecograph
 from ecograph.tools.demo_arms import learning_rate
 from tasks import TASKS
-from tasks.arms import ARMS, prepare
+from tasks.arms import ARMS, RECALIBRATION, prepare
 from tasks.task import Task
 
 
@@ -82,6 +84,9 @@ def train(task: Task, arm: str, *, seed: int, steps: int) -> dict[str, float]:
         if scheduler is not None:
             scheduler.step()
         losses.append(loss.item())
+    if ARMS[arm].recalibrate:
+        model = ecograph.restore(model)
+        update_bn([next(batches)[0].to(DEVICE) for _ in range(RECALIBRATION)], model)
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     last = losses[-max(1, steps // 10) :]
     return {
