@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Annotated, Any
 
@@ -12,6 +12,7 @@ import typer
 
 from ecograph.tools.console import note, print_json, stdout
 from ecograph.tools.errors import UserError, user_errors
+from ecograph.tools.passes import find_pass
 
 
 def inspect(
@@ -38,6 +39,14 @@ def inspect(
     recipe: Annotated[
         str | None, typer.Option(help="exact, balanced or aggressive, in place of the options above.")
     ] = None,
+    passes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pass",
+            metavar="NAME[:OPTION=VALUE,...]",
+            help="A pass, such as sliceout:rate=0.25, in place of the options above. May be repeated.",
+        ),
+    ] = None,
     graph: Annotated[
         bool, typer.Option("--graph", help="Print the code of every graph before and after each pass.")
     ] = False,
@@ -53,10 +62,10 @@ def inspect(
     from ecograph.tools.spec import find
 
     options = {"drop": drop, "schedule": schedule, "when": when}
-    passes = choose_passes({name: value for name, value in options.items() if value is not None}, recipe)
+    chosen = choose_passes({k: value for k, value in options.items() if value is not None}, recipe, passes or [])
     given = [parse(text) for text in input or []]
     with _no_effect_noted(), redirect_stdout(sys.stderr):  # what the user's code prints is no part of the report
-        inspected = compile_subject(find(spec), given, passes, graph=graph)
+        inspected = compile_subject(find(spec), given, chosen, graph=graph)
     if json:
         print_json(inspected.to_dict())
         return
@@ -67,16 +76,21 @@ def inspect(
         console.print(part, soft_wrap=not console.is_terminal)
 
 
-def choose_passes(options: dict[str, Any], recipe: str | None) -> list[Any]:
-    """Returns the passes of a recipe, or a sparse backward with the options that were given.
+def choose_passes(options: dict[str, Any], recipe: str | None, named: Sequence[str] = ()) -> list[Any]:
+    """Returns the passes of a recipe, or those that were named, or a sparse backward with the options that were given.
 
     Raises:
-        UserError: for an option out of range, and for both.
+        UserError: for an option out of range, and for more than one of them.
     """
     from ecograph import registry
     from ecograph.optimize import RECIPES
     from ecograph.passes import SparseBackward
 
+    if named:
+        other = [f"--{name}" for name in options] + ["--recipe"] * (recipe is not None)
+        if other:
+            raise UserError(f"--pass and {other[0]} are both given: leave one out")
+        return [find_pass(text) for text in named]
     if recipe is None:
         with user_errors():
             return [SparseBackward(**options)]
