@@ -43,7 +43,7 @@ class Group:
         inner: elements per unit in the layer that gives the name.
         producers: the products whose output channels it is.
         consumers: the products whose input channels it is.
-        members: names of all layers and tensors that belong to it.
+        members: names of all layers and tensors that belong to it, in execution order.
         activations: the nodes whose tensors it makes smaller.
     """
 
@@ -395,18 +395,18 @@ class _Finder:
         factors = self.dimensions.structure[part.dim][part.segment]
         nodes = sorted({part.dim.node for part in component}, key=lambda n: self.order.get(n, 0))
         tensors = [n.meta.get(PARAMETER) or n.meta.get(BUFFER) for n in nodes]
-        members = dict.fromkeys(
-            [site.name for site in makes]
-            + [str(t).rpartition(".")[0] or str(t) for t in tensors if t]
-            + [site.name for site in takes]
-        )
+        when = [(self.order[site.node], site.name) for site in (*makes, *takes)]
+        for node, tensor in zip(nodes, tensors, strict=True):
+            if tensor:
+                used = min((self.order[user] for user in node.users if user in self.order), default=0)
+                when.append((used, str(tensor).rpartition(".")[0] or str(tensor)))
         return Group(
             name=name,
             units=factors[part.factor],
             inner=math.prod(factors[part.factor + 1 :]),
             producers=makes,
             consumers=takes,
-            members=list(members),
+            members=list(dict.fromkeys(name for _, name in sorted(when))),
             activations=[n for n, t in zip(nodes, tensors, strict=True) if t is None and example(n) is not None],
             parts=frozenset(component),
         )
