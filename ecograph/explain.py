@@ -112,6 +112,7 @@ class Report:
         other_after: the same, on average over the schedule.
         parts: how the model was captured: (path, method, note).
         groups: where a pass slices channel groups, every group, and the layers that are in none.
+        notes: what the user should know about how to train now.
     """
 
     model: str
@@ -121,6 +122,7 @@ class Report:
     other_after: Flops
     parts: list[tuple[str, str, str]] = field(default_factory=list)
     groups: list[GroupReport] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
@@ -162,6 +164,7 @@ class Report:
             "flops_before": _flops_dict(self.before),
             "flops_after": _flops_dict(self.after),
             "flops_source": "counted" if self.complete else "incomplete: shapes unknown for some layers",
+            "notes": self.notes,
             "capture": [{"path": path, "method": method, "note": note} for path, method, note in self.parts],
         }
 
@@ -207,6 +210,7 @@ def explain(model: nn.Module) -> Report:
     groups = [_group_report(group, layers, record) for record in found for group in record.groups]
     return Report(
         groups=groups,
+        notes=[note for record in found for note in record.notes],
         model=type(model).__name__,
         passes=[
             {**options, "mean_rate": sum(value * share for value, share in mix.items())}

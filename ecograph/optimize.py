@@ -201,6 +201,7 @@ def _record(made: Plan, captured: Capture) -> Record:
         parts=[(part.path, part.method, part.note) for part in captured.parts],
         sliced_flops=_sliced_flops(captured, made),
         groups=_groups(made),
+        notes=made.notes,
     )
 
 

@@ -87,6 +87,7 @@ class Record:
         parts: how each part of the model was captured: (path, method, note).
         lowered: what was changed in the model, in order.
         groups: every channel group that a pass was asked about, and the layers that are in none.
+        notes: what the user should know about how to train now.
     """
 
     passes: tuple[dict[str, Any], ...]
@@ -98,6 +99,7 @@ class Record:
     lowered: list[Lowered] = field(default_factory=list)
     sliced_flops: list[tuple[Flops, tuple[Any, ...]]] = field(default_factory=list)
     groups: list[GroupRecord] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def records(model: nn.Module) -> list[Record]:

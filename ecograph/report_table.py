@@ -75,6 +75,8 @@ def render(report: Report, width: int = WIDE) -> Iterator[Table | Text]:
         yield _groups(report.groups)
     yield from _stopped(report.groups)
     yield _totals(report)
+    for note in report.notes:
+        yield Text(note, style="yellow")
     for path, method, note in report.parts:
         if note:
             yield Text(f"capture of {path or 'the model'}: {method}: {note}", style="dim")

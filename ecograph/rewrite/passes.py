@@ -212,6 +212,7 @@ class Plan:
         cuts: parameters and buffers that other calls read, with what cuts them.
         sizes: calls that spell out sizes, with what changes them.
         slicing: every call that slicing the groups changes.
+        notes: what the user should know about how to train now.
     """
 
     passes: tuple[Pass | GroupPass, ...]
@@ -223,6 +224,7 @@ class Plan:
     cuts: list[tuple[TensorCut, Cutter]] = field(default_factory=list)
     sizes: list[tuple[SizeChange, Sizes]] = field(default_factory=list)
     slicing: Slicing | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def rewritten(self) -> list[Choice]:

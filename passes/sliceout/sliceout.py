@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ecograph.analysis.channels import Group
 from ecograph.analysis.layout import Layout, is_sliced
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
     from ecograph.loop import Program
     from ecograph.rewrite.passes import Plan
     from ecograph.schedule import Rate
+
+
+BATCH_NORMS = (
+    "batch norms see slices in training, so their running statistics are not quite the full network's: end with full "
+    "epochs, ecograph.Scheduler(..., tail=1), or after ecograph.restore(model) let torch.optim.swa_utils.update_bn "
+    "estimate them anew"
+)
 
 
 class SliceOut(Options):
@@ -134,6 +142,8 @@ class SliceOut(Options):
             made.norms.append(NormChoice(norm, RoutedNorm(norm.module, cuts=cuts, scale_of=scale_of), self))
         made.cuts = [(tensor, _Taken(tuple(_cuts(tensor.layouts, slices)))) for tensor in slicing.tensors]
         made.sizes = [(change, Sizes(change, _concerned(change.layouts, slices))) for change in slicing.sizes]
+        if any(isinstance(module, _BatchNorm) and module.track_running_stats for module in model.modules()):
+            made.notes.append(BATCH_NORMS)
         if self.update == "slice":
             self._restrict_updates(slicing, slices, rate, model)
 
