@@ -77,8 +77,8 @@ def sliced_batch_norm(
         cuts: how ``C`` is cut.
         scale: the result is that of ``scale * input``, which is never computed: the norm takes the scale out again, so
             it only shows in the running statistics and in how much ``eps`` counts. In training the running variance
-            takes on ``scale`` and not its square: what a slice of uncorrelated units adds up to has ``1 / scale`` of the
-            variance of the full sum.
+            takes on ``scale`` and not its square: what a slice of uncorrelated units adds up to has ``1 / scale``
+            of the variance of the full sum.
         name: of the layer, for errors.
 
     Returns:
