@@ -209,7 +209,9 @@ def _agreement(before: list[tuple[int, Layout]], after: list[tuple[int, Layout]]
     A view falls into pieces, each of which regroups some neighbouring dimensions. Those count that are sliced on both
     sides, or on none.
     """
-    left, right, count = [each for each in before if each[0] != 1], [each for each in after if each[0] != 1], 0
+    # Of dimensions of one element only those say something that are a single unit of a group.
+    left, right = ([each for each in dims if each[0] != 1 or is_sliced(each[1])] for dims in (before, after))
+    count = 0
     while left and right:
         sizes, sliced = [1, 1], [False, False]
         while sizes[0] != sizes[1] or sizes == [1, 1]:
@@ -219,6 +221,8 @@ def _agreement(before: list[tuple[int, Layout]], after: list[tuple[int, Layout]]
             size, layout = (left, right)[side].pop(0)
             sizes[side] *= size
             sliced[side] = sliced[side] or is_sliced(layout)
+        if math.prod([size for size, _ in left + right]) == 1:  # single units at the end belong to the last piece
+            sliced = [sliced[0] or bool(left), sliced[1] or bool(right)]
         count += sliced[0] == sliced[1]
     return count
 
