@@ -17,6 +17,7 @@ from ecograph.analysis.channels import Channels, Group, find_channels
 from ecograph.analysis.sites import Site
 from ecograph.capture.graph import Capture, Graph
 from ecograph.cost.flops import Flops
+from ecograph.rewrite.scales import carry_on_norms
 from ecograph.rewrite.slicing import NormCut, ProductCut, SizeChange, Slicing, TensorCut, find_slicing, unsupported
 from ecograph.schedule import Rate
 
@@ -298,8 +299,10 @@ def _choose_groups(
     made.groups = [GroupChoice(group) for group in channels.groups]
     refused = unsupported(find_slicing(captured.graphs, channels, sites, model))
     for choice in made.groups:
-        members = choice.group.members
-        skipped = any(member == name or member.startswith(f"{name}.") for member in members for name in skip)
+        group = choice.group
+        products = (*group.producers, *group.consumers)
+        skipped = any(member == name or member.startswith(f"{name}.") for member in group.members for name in skip)
+        skipped = skipped or any(_inside(site, name) for site in products for name in skip)
         choice.reason = "named in skip" if skipped else refused.get(choice.group.name, "")
     asked = [choice for choice in made.groups if not choice.reason]
     for choice, reason in zip(asked, pass_.choose([choice.group for choice in asked], model), strict=True):
@@ -307,6 +310,7 @@ def _choose_groups(
         choice.pass_ = None if reason else pass_
     channels.keep([choice.group for choice in made.sliced])
     slicing = find_slicing(captured.graphs, channels, sites, model)
+    carry_on_norms(slicing)
     for site in sites:
         cut = slicing.products.get(site.node)
         if cut is not None:
