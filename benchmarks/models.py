@@ -36,12 +36,7 @@ class ModelSpec:
 
 
 def narrowed(width: int, share: float, multiple: int = 8) -> int:
-    """Returns the multiple of ``multiple`` that is nearest to a ``share`` of ``width``, but never more than that.
-
-    Widths below 32 stay full, as in SliceOut by default.
-    """
-    if width < 32:
-        return width
+    """Returns the multiple of ``multiple`` that is nearest to a ``share`` of ``width``, but never more than that."""
     return min(width, max(math.floor(share * width / multiple + 0.5 + 1e-9), 1) * multiple)
 
 
@@ -110,7 +105,7 @@ def wide_resnet(
     widths: tuple[int, ...], blocks: int, *, share: float = 1.0, channels_in: int = 3, classes: int = 10
 ) -> nn.Module:
     """A Wide ResNet with ``blocks`` blocks of each width; (128, 256, 512) and 2 are Wide ResNet-16-8."""
-    channels = narrowed(16, share)  # the first block widens them, so they are in no sum
+    channels = 16  # in no sum, since the first block widens them, but SliceOut leaves widths below 32 whole
     layers: list[nn.Module] = [nn.Conv2d(channels_in, channels, 3, 1, 1, bias=False)]
     for group, width in enumerate(widths):
         for i in range(blocks):

@@ -33,8 +33,8 @@ from models import MODELS
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from step_share import peak_memory
-from steps import DTYPES, FORMATS, model_and_inputs, training_step
+from step_share import activation_memory, peak_memory
+from steps import DTYPES, FORMATS, loss, model_and_inputs, training_step
 from timing import interleaved
 from torch import Tensor, nn
 
@@ -96,6 +96,9 @@ def rows(setting: Setting, rates: Sequence[float], rounds: int, pass_name: str =
         models[f"sliced {rate}"] = ecograph.optimize(copy.deepcopy(dense), example_inputs=inputs, passes=passes)
         models[f"small {rate}"] = model_and_inputs(spec, setting.format, share=1 - rate)[0]
     memory = {key: peak_memory(training_step(m, inputs, setting.dtype, "eager")) for key, m in models.items()}
+    activations = {
+        key: activation_memory(m, lambda m=m: loss(m, inputs, setting.dtype)) for key, m in models.items()
+    }
     steps = {key: training_step(m, inputs, setting.dtype, setting.mode) for key, m in models.items()}
     times = interleaved({key: (lambda step=step: step) for key, step in steps.items()}, rounds)
     made = []
@@ -117,6 +120,9 @@ def rows(setting: Setting, rates: Sequence[float], rounds: int, pass_name: str =
                 "dense_peak_mb": memory["dense"] / 2**20,
                 "peak_memory_ratio": memory[sliced] / memory["dense"],
                 "small_peak_memory_ratio": memory[small] / memory["dense"],
+                "dense_activations_mb": activations["dense"] / 2**20,
+                "activation_ratio": activations[sliced] / activations["dense"],
+                "small_activation_ratio": activations[small] / activations["dense"],
             }
         )  # fmt: skip
     return made
@@ -145,7 +151,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
         made.add_column(column)
     for column in (
         "rate", "groups", "dense, ms", "sliced", "small", "share", "ideal", "x ideal", "x small", "speed-up",
-        "peak memory", "small's",
+        "activations", "small's", "peak", "small's",
     ):  # fmt: skip
         made.add_column(column, justify="right")
     for i, r in enumerate(rows):
@@ -155,7 +161,9 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
             "-" if r["groups"] is None else f"{r['groups']}",
             *(f"{r[key]:.1f}" for key in ("dense_ms", "sliced_ms", "small_ms")),
             *(f"{r[key]:.2f}" for key in ("ratio", "ideal", "times_ideal", "times_small")),
-            f"{r['speedup']:.2f}x", f"{r['peak_memory_ratio']:.2f}", f"{r['small_peak_memory_ratio']:.2f}",
+            f"{r['speedup']:.2f}x",
+            *(f"{r[key]:.2f}" for key in ("activation_ratio", "small_activation_ratio")),
+            *(f"{r[key]:.2f}" for key in ("peak_memory_ratio", "small_peak_memory_ratio")),
             end_section=last,
         )  # fmt: skip
     return made
@@ -173,7 +181,8 @@ def summary(rows: Sequence[dict[str, Any]], rate: float = 0.5) -> Iterator[str]:
             how = ", ".join((r["dtype"], r["format"], r["mode"]))
             yield (
                 f"{r['model']} ({how}) at rate {rate}: {r['speedup']:.2f} times as fast as dense, "
-                f"{r['peak_memory_ratio']:.2f} of its memory; the small network {1 / r['small_ratio']:.2f} times."
+                f"{r['activation_ratio']:.2f} of its activations, {r['peak_memory_ratio']:.2f} of its peak memory; the "
+                f"small network {1 / r['small_ratio']:.2f} times."
             )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 _MARK = "rewritten layer"
@@ -67,6 +67,29 @@ def _inside(event: Any, name: str) -> bool:
             return True
         event = event.cpu_parent
     return False
+
+
+def activation_memory(model: nn.Module, forward: Callable[[], Any]) -> int:
+    """Returns the bytes that a forward keeps for its backward, but for parameters and buffers and views of them.
+
+    Args:
+        model: whose parameters and buffers do not count.
+        forward: runs it.
+    """
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = forward()  # held until all is counted
+    total = sum(storage.nbytes() for storage in kept.values())
+    del result
+    return total
 
 
 def peak_memory(step: Callable[[], Any]) -> int:

@@ -39,6 +39,7 @@ class ProductCut:
         inp: layout of its input channels, of one group.
         groups: layout of its groups.
         unscaled: the group whose scale a batch norm behind the product would cancel, or "".
+        carried: the group whose scale the batch norm that makes it carries, or "".
     """
 
     site: Site
@@ -46,6 +47,7 @@ class ProductCut:
     inp: Layout
     groups: Layout
     unscaled: str = ""
+    carried: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +60,7 @@ class NormCut:
         channels: layout of its channels.
         scale: the group whose scale its statistics take on, or "".
         tensors: names, within the module, of its statistics, weight and bias.
+        gain: the group, its own, whose scale its weight and bias carry, or "".
     """
 
     node: fx.Node
@@ -65,6 +68,7 @@ class NormCut:
     channels: Layout
     scale: str
     tensors: tuple[str, ...]
+    gain: str = ""
 
 
 @dataclass(frozen=True, eq=False)

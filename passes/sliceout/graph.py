@@ -24,6 +24,7 @@ def put_slices(
     layers: Mapping[fx.Node, SlicedLayer],
     norms: Mapping[fx.Node, NormCut],
     unscaled: Mapping[fx.Node, GroupSlice],
+    gains: Mapping[fx.Node, GroupSlice],
 ) -> None:
     """Rewrites the captured graphs: weights become slices of weights, sizes those of the slice.
 
@@ -33,11 +34,12 @@ def put_slices(
         layers: for each product, its layer.
         norms: the batch norms that change.
         unscaled: for batch norms that take a scale out again, the group.
+        gains: for batch norms that carry the scale of their group, the group.
     """
     for node, cut in slicing.products.items():
         _product(node, cut.site.product, layers[node])
     for node, norm in norms.items():
-        _norm(node, norm, slices, unscaled.get(node))
+        _norm(node, norm, slices, unscaled.get(node), gains.get(node))
     for tensor in slicing.tensors:
         with tensor.user.graph.inserting_before(tensor.user):
             small = _sliced(tensor.node, tensor.layouts, slices, tensor.user)
@@ -131,7 +133,13 @@ def _scaled(graph: fx.Graph, small: fx.Node, layer: SlicedLayer, dim: int, ndim:
 _NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 
 
-def _norm(node: fx.Node, norm: NormCut, slices: Mapping[str, GroupSlice], unscaled: GroupSlice | None) -> None:
+def _norm(
+    node: fx.Node,
+    norm: NormCut,
+    slices: Mapping[str, GroupSlice],
+    unscaled: GroupSlice | None,
+    gain: GroupSlice | None,
+) -> None:
     arguments = dict(zip(_NORM, node.args, strict=False)) | dict(node.kwargs)
     scale = 1.0
     if unscaled is not None:
@@ -145,6 +153,9 @@ def _norm(node: fx.Node, norm: NormCut, slices: Mapping[str, GroupSlice], unscal
         if not isinstance(tensor, fx.Node):
             continue
         small = _sliced(tensor, (norm.channels,), slices, node)
+        if gain is not None and name in ("weight", "bias"):
+            with node.graph.inserting_before(node):
+                small = node.graph.call_function(torch.mul, (small, gain.scale()))
         if power != 1:
             # The norm is that of the scaled input; what it adds to the statistics is scaled back after it.
             with node.graph.inserting_before(node):

@@ -89,6 +89,7 @@ class _SlicedBatchNorm:
             self.eps,
             cuts=norm.cuts,
             scale=norm.scale(),
+            gain=norm.gain(),
             name=norm.name,
         )
 

@@ -20,17 +20,27 @@ class SlicedNorm:
         cuts: how its channels are cut: one :class:`Cut` of dimension 0, or none where they stay whole.
         scale_of: the group, normalized by flow, whose scale the layer before did not put into its result because the
             norm takes it out again; None where there is nothing to make up for.
+        gain_of: the group, normalized by flow, whose scale the norm's weight and bias carry for the layers behind it.
 
     Raises:
-        ValueError: where ``scale_of`` has no one scale.
+        ValueError: where ``scale_of`` or ``gain_of`` has no one scale.
     """
 
-    def __init__(self, name: str, *, cuts: Sequence[Cut] = (), scale_of: GroupSlice | None = None) -> None:
-        if scale_of is not None and scale_of.normalization != "flow":
-            raise ValueError(f"{name}: scale_of={scale_of.name!r}: give a group normalized by flow; it has one scale")
+    def __init__(
+        self,
+        name: str,
+        *,
+        cuts: Sequence[Cut] = (),
+        scale_of: GroupSlice | None = None,
+        gain_of: GroupSlice | None = None,
+    ) -> None:
+        for option, group in (("scale_of", scale_of), ("gain_of", gain_of)):
+            if group is not None and group.normalization != "flow":
+                raise ValueError(f"{name}: {option}={group.name!r}: give a group normalized by flow; it has one scale")
         self.name = name
         self.cuts = tuple(cuts)
         self.scale_of = scale_of
+        self.gain_of = gain_of
 
     def __repr__(self) -> str:
         return f"SlicedNorm({self.name!r})"
@@ -42,11 +52,19 @@ class SlicedNorm:
 
     def scale(self) -> float:
         """Returns by what the input must be thought multiplied."""
-        if self.scale_of is None or not self.scale_of.active:
-            return 1.0
-        scale = self.scale_of.scale()
-        assert isinstance(scale, (int, float))
-        return scale
+        return _scale_now(self.scale_of)
+
+    def gain(self) -> float:
+        """Returns by what the result is multiplied."""
+        return _scale_now(self.gain_of)
+
+
+def _scale_now(group: GroupSlice | None) -> float:
+    if group is None or not group.active:
+        return 1.0
+    scale = group.scale()
+    assert isinstance(scale, (int, float))
+    return scale
 
 
 def sliced_batch_norm(
@@ -61,6 +79,7 @@ def sliced_batch_norm(
     *,
     cuts: Sequence[Cut] = (),
     scale: float = 1.0,
+    gain: float = 1.0,
     name: str = "the batch norm",
 ) -> Tensor:
     """``F.batch_norm`` of a slice of the channels.
@@ -79,6 +98,7 @@ def sliced_batch_norm(
             it only shows in the running statistics and in how much ``eps`` counts. In training the running variance
             takes on ``scale`` and not its square: what a slice of uncorrelated units adds up to has ``1 / scale``
             of the variance of the full sum.
+        gain: the result is multiplied by it, by way of the weight and the bias, which must both be there.
         name: of the layer, for errors.
 
     Returns:
@@ -88,6 +108,9 @@ def sliced_batch_norm(
         None if full is None else take(full, cuts, name=f"{what} of {name}")
         for what, full in (("the weight", weight), ("the bias", bias))
     )
+    if gain != 1:
+        assert weight is not None and bias is not None
+        weight, bias = weight * gain, bias * gain
     buffers = [full for full in (running_mean, running_var) if full is not None]
     slices = [take(full, cuts, name=f"a running statistic of {name}") for full in buffers]
     powers = (scale, scale if training else scale * scale)

@@ -139,7 +139,9 @@ class SliceOut(Options):
             if not is_sliced(norm.channels) and scale_of is None:
                 continue
             cuts = [Cut(0, norm.channels, slices)] if is_sliced(norm.channels) else []
-            made.norms.append(NormChoice(norm, RoutedNorm(norm.module, cuts=cuts, scale_of=scale_of), self))
+            gain_of = slices[norm.gain] if self._cancels(norm.gain) else None
+            routed = RoutedNorm(norm.module, cuts=cuts, scale_of=scale_of, gain_of=gain_of)
+            made.norms.append(NormChoice(norm, routed, self))
         made.cuts = [(tensor, _Taken(tuple(_cuts(tensor.layouts, slices)))) for tensor in slicing.tensors]
         made.sizes = [(change, Sizes(change, _concerned(change.layouts, slices))) for change in slicing.sizes]
         if any(isinstance(module, _BatchNorm) and module.track_running_stats for module in model.modules()):
@@ -173,12 +175,12 @@ class SliceOut(Options):
             inp=cut.inp,
             groups=cut.groups or None,
             slices=_concerned((cut.out, cut.inp, cut.groups), slices),
-            scaled=is_sliced(cut.inp) and not self._cancels(cut.unscaled),
+            scaled=is_sliced(cut.inp) and not self._cancels(cut.unscaled or cut.carried),
             inner=inner,
         )
 
     def _cancels(self, group: str) -> bool:
-        """Whether a batch norm takes out this group's scale, so that it need not be put in: one for all units."""
+        """Whether a batch norm takes out or carries this group's scale, which must then be one for all units."""
         return bool(group) and self.normalization == "flow"
 
     def _restrict_updates(
@@ -198,7 +200,8 @@ class SliceOut(Options):
         layers = {node: self._layer(cut, slices, at_peak) for node, cut in slicing.products.items()}
         norms = {norm.node: norm for norm in slicing.norms if is_sliced(norm.channels) or self._cancels(norm.scale)}
         unscaled = {norm.node: slices[norm.scale] for norm in norms.values() if self._cancels(norm.scale)}
-        put_slices(slicing, slices, layers, norms, unscaled)
+        gains = {norm.node: slices[norm.gain] for norm in norms.values() if self._cancels(norm.gain)}
+        put_slices(slicing, slices, layers, norms, unscaled, gains)
 
     def insert(self, program: Program) -> None:
         """Adds the slices' schedule to a generated training loop."""
@@ -230,7 +233,7 @@ class RoutedNorm(SlicedNorm):
         """Computes ``F.batch_norm`` on the slices in force."""
         return sliced_batch_norm(
             input, running_mean, running_var, weight, bias, training, momentum, eps,
-            cuts=self.cuts, scale=self.scale(), name=self.name,
+            cuts=self.cuts, scale=self.scale(), gain=self.gain(), name=self.name,
         )  # fmt: skip
 
 

@@ -38,6 +38,9 @@ def elementwise(call: Call) -> Iterator[Fact]:
 def like_first(call: Call) -> Iterator[Fact]:
     """The result has the shape of the first operand."""
     yield from same(call.input, call.output)
+    if call.name in ("to", "type_as"):  # of the others, only the dtype and the device matter
+        for tensor in call.tensors[1:]:
+            yield from same(dims_of(tensor), dims_of(tensor))
 
 
 def prelu(call: Call) -> Iterator[Fact]:

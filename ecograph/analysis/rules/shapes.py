@@ -21,6 +21,8 @@ def reshaped(call: Call) -> Iterator[Fact]:
     after = [dim for dim in call.output if call.size(dim) != 1]
     if math.prod(map(call.size, before)) != math.prod(map(call.size, after)):
         return  # a view as another dtype
+    if call.name in ("view_as", "reshape_as"):
+        yield from same(dims_of(call.arg(1, "other")), call.output)
     while before and after:
         left, right = [before.pop(0)], [after.pop(0)]
         while (a := math.prod(map(call.size, left))) != (b := math.prod(map(call.size, right))):
@@ -51,6 +53,8 @@ def attribute(call: Call) -> Iterator[Fact]:
 def expanded(call: Call) -> Iterator[Fact]:
     """Dimensions of size 1 are repeated without a copy: the result's are new ones."""
     yield from broadcast(call, call.input, call.output)
+    if call.name == "expand_as":
+        yield from same(dims_of(call.arg(1, "other")), call.output)
     padded = [None] * (len(call.output) - len(call.input)) + list(call.input)
     for source, dim in zip(padded, call.output, strict=True):
         if source is None or call.size(source) == 1:
