@@ -172,7 +172,7 @@ def in_double(inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> tuple[tuple[Any
 
 
 def compare(
-    model: nn.Module, inputs: tuple[tuple[Any, ...], dict[str, Any]], *, steps: int = 1, tolerance: float = 1e-7,
+    model: nn.Module, inputs: tuple[tuple[Any, ...], dict[str, Any]], *, steps: int = 1, tolerance: float = 1e-6,
     **options: Any,
 ) -> dict[str, Any]:
     """Trains ``model`` on slices and asserts that outputs, gradients and statistics are those of the oracle.
@@ -181,7 +181,7 @@ def compare(
         model: in float64, without randomness of its own in the forward.
         inputs: ``(args, kwargs)``.
         steps: how many draws.
-        tolerance: relative to the largest element of each tensor: what rounding in float64 may amount to.
+        tolerance: relative to the largest element of each tensor. Some scales are rounded to float32.
         options: of ``SliceOut``.
 
     Returns:
@@ -246,7 +246,7 @@ def _close(a: Tensor, b: Tensor, name: str, tolerance: float) -> None:
         return
     if a.numel():
         error, size = (a - b).abs().max().item(), b.abs().max().item()
-        assert error <= tolerance * (size + 1e-6), f"{name} is {error:.1e} off; its largest element is {size:.1e}"
+        assert error <= tolerance * (size + 1e-4), f"{name} is {error:.1e} off; its largest element is {size:.1e}"
 
 
 def _leaf(tensor: Tensor) -> Tensor:
