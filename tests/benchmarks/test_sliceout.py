@@ -18,6 +18,7 @@ KEYS = {
     "model", "dtype", "format", "mode", "whole", "pass", "rate", "groups", "layers",
     "dense_ms", "sliced_ms", "small_ms", "ratio", "ideal", "times_ideal", "speedup", "small_ratio", "small_flops_ratio",
     "times_small", "dense_peak_mb", "peak_memory_ratio", "small_peak_memory_ratio",
+    "dense_activations_mb", "activation_ratio", "small_activation_ratio",
 }  # fmt: skip
 
 
