@@ -154,6 +154,7 @@ def find_slicing(graphs: Sequence[Graph], channels: Channels, sites: Sequence[Si
         if node.op in ("placeholder", "get_attr") and (PARAMETER in node.meta or BUFFER in node.meta):
             found.tensors += _tensor(node, channels, by_node, model, paths)
         elif function_name(node) == "batch_norm":
+            found.refused.update(_across_ranks(node, channels, model))
             found.norms += _norm(node, channels, found.products, model, paths)
         elif function_name(node) == "instance_norm":
             found.refused.update(_checked(node, channels, model))
@@ -234,6 +235,14 @@ def _checked(node: fx.Node, channels: Channels, model: nn.Module) -> dict[str, s
     if not isinstance(module, _InstanceNorm):
         return {}
     why = f"{type(module).__name__} in {module_path(node) or 'the model'} checks how many channels it is given"
+    return {name: why for layout in channels.layouts(node) for name in _groups(layout)}
+
+
+def _across_ranks(node: fx.Node, channels: Channels, model: nn.Module) -> dict[str, str]:
+    """Returns the groups that pass through a batch norm over several processes, which is no torch function there."""
+    if not isinstance(model.get_submodule(module_path(node)), nn.SyncBatchNorm):
+        return {}
+    why = f"SyncBatchNorm in {module_path(node) or 'the model'} computes its statistics outside of torch's functions"
     return {name: why for layout in channels.layouts(node) for name in _groups(layout)}
 
 

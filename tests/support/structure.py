@@ -113,12 +113,13 @@ class Structure:
         """Returns why parts of the inputs and outputs cannot be sliced."""
         return {stop.why for part, stop in self.dimensions.stops.items() if part in self.names}
 
-    def check(self, *, summed: bool = False, values: bool = True) -> int:
+    def check(self, *, summed: bool = False, values: bool = True, least: int = 1) -> int:
         """Asserts for every set of parts that the function of slices is the slice of the function.
 
         Args:
             summed: the function sums over units, so it is compared with that of zeros in place of those left out.
             values: compare values and not only shapes.
+            least: the fewest units of a slice.
 
         Returns:
             How many sets there were.
@@ -132,8 +133,8 @@ class Structure:
             if len(segments) < len(component):
                 continue  # no group is sliced twice in one dimension
             count += 1
-            for start, width in ((0, units // 2), (units - 1, 1), (units // 2, max(units // 3, 1))):
-                self._check(component, Kept(units, start, width), summed, values)
+            for start, width in ((0, units // 2), (units - least, least), (units // 2, units // 3)):
+                self._check(component, Kept(units, start, max(width, least)), summed, values)
         return count
 
     def _check(self, component: set[Part], kept: Kept, summed: bool, values: bool) -> None:
