@@ -193,7 +193,7 @@ def _graph_facts(graph: Graph, sites: dict[fx.Node, Site], sizes: dict[Dim, int]
         elif OWN_BACKWARD in node.meta:
             call = Call(node, function_name(node))
             stopped = [dim for tensor in (*call.tensors, node) for dim in _all_dims(tensor)]
-            yield Stop(tuple(stopped), f"it passes through {call.where()} of an autograd.Function")
+            yield Stop(tuple(stopped), f"{call.where()} is part of an autograd.Function")
         else:
             call = Call(node, function_name(node))
             facts = list(facts_of(call, sites.get(node)))
@@ -215,22 +215,26 @@ def _nested_facts(
         # What it is handed, and what it gives, is known; the stops are for graphs on their own.
         if not (plain and isinstance(fact, Stop) and fact.why in (INPUT, OUTPUT)):
             yield fact
+    why = f"it passes through {Call(caller, function_name(caller)).where()}"
     for inner, outer in nested.inputs.items():
         if outer is None:
             yield Stop(tuple(_all_dims(inner)), INPUT)
         elif plain:
             yield from (Equal((a,), (b,)) for a, b in zip(dims_of(inner), dims_of(outer), strict=True))
         else:
-            yield Stop((*dims_of(inner), *dims_of(outer)), f"it passes through {caller.target}")
+            yield Stop((*dims_of(inner), *dims_of(outer)), why)
     output = next(node for node in nested.graph.nodes if node.op == "output")
+    if not plain:
+        yield Stop(tuple(dim for node in (caller, *output.all_input_nodes) for dim in _all_dims(node)), why)
+        return
     results = output.args[0] if isinstance(output.args[0], (tuple, list)) else (output.args[0],)
     for i, result in enumerate(results):
         inside = dims_of(result)
         outside = dims_of(caller, i) or dims_of(caller)
-        if plain and len(inside) == len(outside):
+        if len(inside) == len(outside):
             yield from (Equal((a,), (b,)) for a, b in zip(inside, outside, strict=True))
         else:
-            yield Stop((*inside, *outside), f"it passes through {caller.target}")
+            yield Stop((*inside, *outside), why)
 
 
 def _all_dims(node: fx.Node) -> list[Dim]:

@@ -38,9 +38,11 @@ def elementwise(call: Call) -> Iterator[Fact]:
 def like_first(call: Call) -> Iterator[Fact]:
     """The result has the shape of the first operand."""
     yield from same(call.input, call.output)
-    if call.name in ("to", "type_as"):  # of the others, only the dtype and the device matter
-        for tensor in call.tensors[1:]:
+    for tensor in call.tensors[1:]:
+        if call.name in ("to", "type_as"):  # only its dtype and device matter
             yield from same(dims_of(tensor), dims_of(tensor))
+        else:
+            yield from broadcast(call, dims_of(tensor), call.output)
 
 
 def prelu(call: Call) -> Iterator[Fact]:

@@ -34,6 +34,7 @@ def group_norm(call: Call) -> Iterator[Fact]:
     inside, stop = call.fixed("inside", call.size(channels) // count, f"{call.where()} normalizes over it")
     yield stop
     yield from same(call.input, call.output)
+    yield Stop(tuple(call.input[2:]), f"{call.where()} normalizes over it")
     yield Equal((channels,), (groups, inside))
     for tensor in call.tensors[1:]:
         yield Equal(tuple(dims_of(tensor)), (channels,))

@@ -52,6 +52,8 @@ def _bias(call: Call, site: Site, channels: Dim) -> Iterator[Fact]:
     bias = dims_of(site.product.arguments.get(signature.bias)) if signature and signature.bias else []
     if len(bias) == 1 and call.size(bias[0]) == call.size(channels):
         yield Equal((bias[0],), (channels,))
+    elif any(call.size(dim) != 1 for dim in bias):
+        yield Stop((*bias, *call.output), f"{call.where()} adds something that is not one number for each channel")
 
 
 def multiplied(call: Call) -> Iterator[Fact]:
@@ -90,6 +92,8 @@ def attention(call: Call) -> Iterator[Fact]:
     yield Equal((value[-1],), (output[-1],))
     yield Stop((query[-1], key[-1], value[-1]), "it is inside a head", structural=True)
     yield Stop((key[-2],), f"{call.where()} runs along it")
+    if call.arg(5, "is_causal", False):
+        yield Stop((query[-2],), f"{call.where()} masks it by its place")
     mask = dims_of(call.arg(3, "attn_mask"))
     yield from broadcast(call, mask, [*query[:-1], key[-2]])
 
