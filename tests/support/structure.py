@@ -111,7 +111,9 @@ class Structure:
 
     def reasons(self) -> set[str]:
         """Returns why parts of the inputs and outputs cannot be sliced."""
-        return {stop.why for part, stop in self.dimensions.stops.items() if part in self.names}
+        shown = (c for c in self.dimensions.components() if any(part in self.names for part in c))
+        stops = self.dimensions.stops
+        return {stops[part].why for component in shown for part in component if part in stops}
 
     def check(self, *, summed: bool = False, values: bool = True, least: int = 1) -> int:
         """Asserts for every set of parts that the function of slices is the slice of the function.
