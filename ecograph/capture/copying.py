@@ -9,6 +9,7 @@ its parameters.
 from __future__ import annotations
 
 import copy
+import sys
 from types import CellType, FunctionType
 from typing import Any, TypeVar
 from unittest import mock
@@ -61,8 +62,12 @@ def meta_to_cpu(model: nn.Module) -> None:
 
 
 def _copy_function(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
-    """Copies a function together with the variables it closes over; functions without any are shared."""
-    if not function.__closure__:
+    """Copies a function together with the variables it closes over; functions without any are shared.
+
+    So are those of a module's own: they are not the model's, and tracers know them by identity, such as
+    ``torch.utils.checkpoint.checkpoint``, which its decorators make a closure.
+    """
+    if not function.__closure__ or _is_global(function):
         return function
     cells = tuple(CellType() for _ in function.__closure__)
     copied = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
@@ -80,3 +85,11 @@ def _copy_function(function: FunctionType, memo: dict[int, Any]) -> FunctionType
         except Exception:  # what cannot be copied (a lock, a file, a generator) is shared
             cell.cell_contents = content
     return copied
+
+
+def _is_global(function: FunctionType) -> bool:
+    """Whether a function can be found under its own name."""
+    found: Any = sys.modules.get(function.__module__)
+    for part in function.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is function
