@@ -72,7 +72,7 @@ def render(report: Report, width: int = WIDE) -> Iterator[Table | Text]:
         table.add_row(*_row(layer, details=width >= WIDE), style=None if rewritten else "dim")
     yield table
     if any(group.members for group in report.groups):
-        yield _groups(report.groups)
+        yield _groups(report.groups, details=width >= WIDE)
     yield from _stopped(report.groups)
     yield _totals(report)
     for note in report.notes:
@@ -82,8 +82,8 @@ def render(report: Report, width: int = WIDE) -> Iterator[Table | Text]:
             yield Text(f"capture of {path or 'the model'}: {method}: {note}", style="dim")
 
 
-def _groups(groups: Sequence[GroupReport]) -> Table:
-    """Returns the table of channel groups: what shrinks together, to what width, and what that saves."""
+def _groups(groups: Sequence[GroupReport], *, details: bool) -> Table:
+    """Returns the table of channel groups: what shrinks together, to what width, and in detail what that saves."""
     table = Table(
         title="Channel groups: what shrinks together, full width → slice",
         box=box.SIMPLE_HEAD,
@@ -92,21 +92,24 @@ def _groups(groups: Sequence[GroupReport]) -> Table:
     )
     table.add_column("group", overflow="fold")
     table.add_column("members", overflow="fold")
-    for name in ("units", "width", "starts", "FLOPs of its layers", "activations"):
+    for name in ("units", "width", "starts", *(("FLOPs of its layers", "activations") if details else ())):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("sliced, or why not", overflow="fold")
     for group in groups:
         if not group.members:
             continue
         width = str(group.width) if group.slice_width is None else f"{group.width} → {group.slice_width}"
+        saved = (
+            human_change(group.before.total, group.after.total),
+            f"{human_change(group.bytes_before, group.bytes_after)}B",
+        )
         table.add_row(
             group.name,
             ", ".join(_short(group.members)),
             str(group.units),
             width,
             "" if group.starts is None else str(group.starts),
-            human_change(group.before.total, group.after.total),
-            f"{human_change(group.bytes_before, group.bytes_after)}B",
+            *(saved if details else ()),
             group.reason or Text(group.sliced_by, style="green"),
             style="dim" if group.reason else None,
         )
