@@ -2,17 +2,19 @@ from __future__ import annotations
 
 import io
 import json
+from inspect import signature
 from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
+from slices import build
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import ecograph
 from ecograph.cost.flops import Flops
-from ecograph.passes import SparseBackward
+from ecograph.passes import SliceOut, SparseBackward
 from ecograph.report_table import human
 
 ALL = {"when": "always", "skip_first": False, "skip_last": False, "min_channels": 1}
@@ -255,3 +257,121 @@ def test_as_text_it_names_every_layer_and_its_fate(monkeypatch: pytest.MonkeyPat
 )  # fmt: skip
 def test_human(flops: int | None, expected: str) -> None:
     assert human(flops) == expected
+
+
+# Channel groups
+
+
+def sliced(name: str, rate: float = 0.5, others: Any = (), **options: Any) -> tuple[nn.Module, Tensor]:
+    model, x = build(name)
+    passes = [SliceOut(rate, **{"min_width": 8, **options}), *others]
+    return ecograph.optimize(model, example_inputs=x, passes=passes), x
+
+
+@pytest.mark.parametrize("rate", [0.25, 0.5])
+@pytest.mark.parametrize("name", ["MLP", "Wide ResNet", "routed", "ViT", "GPT", "GPT-2", "BERT"])
+def test_flops_of_a_sliced_step_are_those_that_torch_counts(name: str, rate: float) -> None:
+    model, x = build(name)
+    if hasattr(model, "set_attn_implementation"):
+        model.set_attn_implementation("eager")  # which torch counts, other than the fused attention of the CPU
+    inputs = {"input_ids" if hasattr(model, "config") else next(iter(signature(model.forward).parameters)): x}
+    unseen = name in ("ViT", "GPT")
+    dense = counted(model, inputs)
+    ecograph.optimize(model, example_inputs=inputs, passes=[SliceOut(rate, min_width=8)])
+    report = ecograph.explain(model)
+    assert report.complete
+    assert report.before.total - unseen * report.other.total == dense
+    assert report.after.total - unseen * report.other_after.total == counted(model, inputs)
+    assert report.after.total < dense
+    assert report.saved_by("sliceout") == report.before.total - report.after.total
+
+
+def test_groups_say_what_shrinks_together() -> None:
+    model, _ = sliced("GPT")
+    report = ecograph.explain(model)
+    groups = {group.name: group for group in report.groups if group.members}
+    assert list(groups) == ["blocks.0.qkv", "blocks.0.fc1", "blocks.1.qkv", "blocks.1.fc1"]
+    heads, hidden = groups["blocks.0.qkv"], groups["blocks.0.fc1"]
+    assert heads.members == ("blocks.0.qkv", "blocks.0.proj")
+    assert (heads.units, heads.width, heads.slice_width, heads.starts) == (4, 32, 16, 3)
+    assert (hidden.units, hidden.width, hidden.slice_width, hidden.starts) == (128, 128, 64, 3)
+    layers = {layer.name: layer for layer in report.layers}
+    for group in groups.values():
+        assert group.sliced_by == "sliceout"
+        assert group.reason == ""
+        assert group.before == sum((layers[name].before for name in group.members), Flops())
+        assert group.after.total == group.before.total // 2
+        assert group.bytes_after == group.bytes_before // 2
+    assert hidden.bytes_before == 2 * 3 * 10 * 128 * 4, "what fc1 and gelu give, in float32"
+
+
+def test_members_of_a_convolutional_group_are_its_norms_too() -> None:
+    model, _ = sliced("inverted")
+    groups = [group for group in ecograph.explain(model).groups if group.sliced_by]
+    expansion = next(group for group in groups if group.name == "blocks.0.block.0.0")
+    members = [name.removeprefix("blocks.0.block.") for name in expansion.members]
+    assert members == ["0.0", "0.1", "1.0", "1.1", "2.fc1", "2.fc2", "3.0"]
+    assert (expansion.width, expansion.slice_width) == (48, 24)
+
+
+def test_a_layer_that_is_not_sliced_says_why() -> None:
+    model, _ = sliced("Wide ResNet", min_width=32, filter_fn=lambda module, name: not name.startswith("3."))
+    reasons = {layer.name: layer.reason for layer in ecograph.explain(model).layers if not layer.rewritten_by}
+    why = "in no group that is sliced: "
+    assert reasons == {
+        "0": f"{why}16 wide, less than min_width=32",
+        "1.shortcut": f"{why}16 wide, less than min_width=32",
+        "3.conv1": f"{why}filter_fn",
+        "3.shortcut": f"{why}it is a residual stream (summed in 3)",
+        "3.conv2": f"{why}filter_fn",
+        "8": f"{why}it is an output of the graph",
+    }
+    groups = {group.name: group.reason for group in ecograph.explain(model).groups}
+    assert groups["3.conv2"] == "it is a residual stream (summed in 3)"
+    assert groups["1.conv1"] == ""
+
+
+def test_groups_as_dict_are_json() -> None:
+    model, _ = sliced("Wide ResNet", others=[SparseBackward(0.5, **ALL)])
+    report = ecograph.explain(model)
+    data = json.loads(json.dumps(report.to_dict()))
+    group = next(each for each in data["groups"] if each["name"] == "1.conv1")
+    assert group["members"] == ["1.conv1", "1.norm2", "1.conv2"]
+    assert (group["width"], group["slice_width"], group["sliced_by"], group["reason"]) == (32, 16, "sliceout", None)
+    assert group["before"].keys() == data["flops_before"].keys()
+    assert [each["name"] for each in data["passes"]] == ["sliceout", "sparse_backward"]
+    saved = sum(data["flops_before"].values()) - sum(data["flops_after"].values())
+    assert sum(each["flops_saved_per_step"] for each in data["passes"]) == saved
+    stopped = next(each for each in data["groups"] if not each["members"])
+    assert stopped["reason"]
+    assert stopped["slice_width"] is None
+
+
+def test_flops_after_follow_the_schedule() -> None:
+    model, x = sliced("MLP", schedule="alternate")
+    report = ecograph.explain(model)
+    half = ecograph.explain(sliced("MLP")[0])
+    assert report.after.total == (report.before.total + half.after.total) // 2
+    ecograph.Scheduler(model, epochs=4, steps_per_epoch=1, tail=1)
+    report = ecograph.explain(model)
+    assert report.passes[0]["mean_rate"] == 0.125
+    assert report.after.total == (3 * report.before.total + half.after.total) // 4
+    group = report.groups[0]
+    assert group.bytes_after == round(group.bytes_before * (3 + 0.5) / 4)
+
+
+@pytest.mark.parametrize("width", [40, 80, 140])
+def test_groups_print_at_any_width(width: int) -> None:
+    model, _ = sliced("BERT", others=[SparseBackward(0.5, **ALL)])
+    text = io.StringIO()
+    Console(file=text, width=width).print(ecograph.explain(model))
+    lines = text.getvalue().splitlines()
+    assert all(len(line) <= width for line in lines)
+    if width >= 80:
+        for word in ("Channel groups", "32 → 16", "sliceout", "in no group", "saves"):
+            assert word in text.getvalue(), word
+    if width == 80:
+        assert any("self.query" in line and "32 → 16" in line for line in lines), "there is room for names"
+    if width == 140:
+        assert any("sliceout + sparse_backward" in line for line in lines)
+        assert any("self.query, self.key," in line for line in lines)

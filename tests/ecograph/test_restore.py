@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from slices import build, step
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 import ecograph
-from ecograph.passes import SparseBackward
+from ecograph.passes import SliceOut, SparseBackward
 from ecograph.record import records
 
 ALL = {"schedule": "constant", "when": "always", "skip_first": False, "skip_last": False, "min_channels": 1}
@@ -282,3 +283,52 @@ def test_restore_reaches_through_a_wrapper() -> None:
     ecograph.restore(wrapped)
     assert not records(inner)
     assert type(inner.conv) is nn.Conv2d
+
+
+@pytest.mark.parametrize("update", ["autograd", "slice"])
+@pytest.mark.parametrize("name", ["MLP", "Wide ResNet", "GPT", "routed", "inverted", "GPT-2", "BERT"])
+def test_a_sliced_model_is_restored_to_the_model_that_was(name: str, update: str) -> None:
+    (model, x), (reference, _) = build(name), build(name)
+    before, original = snapshot(model), type(model)
+    passes = [SliceOut(0.5, min_width=8, update=update), PASS]
+    ecograph.optimize(model, example_inputs=x, passes=passes)
+    assert type(model) is original
+    assert snapshot(model) != before
+    assert list(model.state_dict()) == list(reference.state_dict())
+    assert any(group.sliced_by for group in ecograph.explain(model).groups)
+    ecograph.restore(model)
+    assert snapshot(model) == before
+    found, expected = step(model, x), step(reference, x)
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_a_sliced_model_restored_in_the_middle_of_training_goes_on_in_full() -> None:
+    (model, x), (reference, _) = build("GPT"), build("GPT")
+    ecograph.optimize(model, example_inputs=x, passes=[SliceOut(0.5, min_width=8, update="slice")])
+    optimizer = torch.optim.AdamW(model.parameters())
+    for _ in range(3):
+        step(model, x)
+        optimizer.step()
+    ecograph.restore(model)
+    reference.load_state_dict(model.state_dict())
+    theirs = torch.optim.AdamW(reference.parameters())
+    theirs.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for _ in range(2):
+        found, expected = step(model, x), step(reference, x)
+        assert all(torch.equal(found[key], expected[key]) for key in expected)
+        optimizer.step()
+        theirs.step()
+
+
+def test_parametrized_after_slicing() -> None:
+    model, x = build("MLP")
+    ecograph.optimize(model, example_inputs=x, passes=[SliceOut(0.5)])
+    parametrizations.weight_norm(model.up)
+    model(x).square().sum().backward()
+    assert model.up.bias.grad.count_nonzero() == 32
+    assert model.up.parametrizations.weight.original1.grad.any(1).sum() == 32
+    ecograph.restore(model)
+    assert "Sliced" not in str(type(model.up).__mro__)
+    model.zero_grad()
+    model(x).square().sum().backward()
+    assert model.up.bias.grad.count_nonzero() == 64
