@@ -397,7 +397,9 @@ class _Finder:
         component = self.components[i]
         part = next(part for part in self.dimensions.parts(output_dim(first)) if part in component)
         factors = self.dimensions.structure[part.dim][part.segment]
-        nodes = sorted({part.dim.node for part in component}, key=lambda n: self.order.get(n, 0))
+        # An axis with a name is no dimension of what its node gives.
+        inside = {part.dim.node for part in component if isinstance(part.dim.axis, int)}
+        nodes = sorted(inside, key=lambda n: self.order.get(n, 0))
         tensors = [n.meta.get(PARAMETER) or n.meta.get(BUFFER) for n in nodes]
         when = [(self.order[site.node], site.name) for site in (*makes, *takes)]
         for node, tensor in zip(nodes, tensors, strict=True):

@@ -163,17 +163,19 @@ class Dimensions:
             sizes = [sum(map(math.prod, piece)) for piece in pieces]
             cut = _deal(both, sizes)
             return {fact.whole: both, **dict(zip(fact.pieces, cut, strict=True))}
-        if len(fact.left) == len(fact.right) == 1:
-            both = _align(self.structure[fact.left[0]], self.structure[fact.right[0]])
-            return None if both is None else {fact.left[0]: both, fact.right[0]: both}
-        if any(len(self.structure[dim]) != 1 for dim in _dims(fact)):
+        # Dimensions of size 1, such as the groups of most convolutions, say nothing.
+        left, right = ([dim for dim in side if self.structure[dim] != ((),)] for side in (fact.left, fact.right))
+        if len(left) == len(right) == 1:
+            both = _align(self.structure[left[0]], self.structure[right[0]])
+            return None if both is None else {left[0]: both, right[0]: both}
+        if any(len(self.structure[dim]) != 1 for dim in (*left, *right)):
             return None
-        sides = [[self.structure[dim][0] for dim in side] for side in (fact.left, fact.right)]
-        factors = _common([f for dim in sides[0] for f in dim], [f for dim in sides[1] for f in dim])
+        sides = [[self.structure[dim][0] for dim in side] for side in (left, right)]
+        factors = _common([f for own in sides[0] for f in own], [f for own in sides[1] for f in own])
         if factors is None:
             return None
         result: dict[Dim, Structure] = {}
-        for dims, structures in zip((fact.left, fact.right), sides, strict=True):
+        for dims, structures in zip((left, right), sides, strict=True):
             rest = deque(factors)
             for dim, own in zip(dims, structures, strict=True):
                 mine: list[int] = []
