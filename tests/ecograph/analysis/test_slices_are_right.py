@@ -239,13 +239,15 @@ class Branches(nn.Module):
             nn.Conv2d(width, size, kernel, padding=kernel // 2)
             for size, kernel in zip(self.sizes, (1, 3, 3), strict=False)
         )
-        self.norm = norm_of(pick, sum(self.sizes))
+        total = sum(self.sizes)
+        self.norm = norm_of(pick, total)
+        self.deep = nn.Conv2d(total, total, 3, padding=1, groups=total) if pick([False, True]) else nn.Identity()
         self.shuffle = pick([False, True])
-        self.out = nn.Conv2d(sum(self.sizes), width, 1, bias=False)
+        self.out = nn.Conv2d(total, width, 1, bias=False)
         self.last = norm_of(pick, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        joined = self.norm(torch.cat([path(x) for path in self.paths], dim=1)).relu()
+        joined = self.deep(self.norm(torch.cat([path(x) for path in self.paths], dim=1)).relu())
         if self.shuffle:
             b, c, h, w = joined.shape
             joined = joined.view(b, 2, c // 2, h, w).transpose(1, 2).reshape(b, c, h, w)
