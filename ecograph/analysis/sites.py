@@ -182,6 +182,8 @@ def _site(
     by_matmul = (
         product.signature is not None and product.signature.kind == "linear" and product.signature.transposed
     )
+    if problem == "" and by_matmul and None not in names:
+        problem = "the other operand is a buffer"
     if problem == "" and by_matmul and len(weight_shape) > 2:
         problem = "a batched weight is not rewritten"
     value, given = example(weight), example(product.operands[0])

@@ -86,6 +86,7 @@ class _Routing(TorchFunctionMode):
 
     def __init__(self, module: nn.Module, routes: Sequence[Route], calls: Calls) -> None:
         super().__init__()
+        self.module = module
         self.walk = Walk(calls, module) if calls.active else None
         self.views: list[tuple[Tensor, Layer]] = []
         self.known: list[tuple[Tensor, Layer]] = []
@@ -145,8 +146,11 @@ class _Routing(TorchFunctionMode):
             return True
         if bound[signature.weight].dim() != 2 or bound.get("alpha", 1) != 1 or bound.get("beta", 1) != 1:
             return False
+        if not signature.transposed:
+            return True
         input = bound[signature.input]  # where it is a weight too, as in ``self.up @ self.down``, they make a weight
-        return not (signature.transposed and any(input is known for known, _ in self.known))
+        given = (*(known for known, _ in self.known), *self.module.buffers())
+        return not any(input is tensor for tensor in given)
 
     def _layer_of(self, weight: Any) -> Layer | None:
         for known, layer in self.known:

@@ -276,3 +276,26 @@ def test_the_projections_of_attention(packed: str, need_weights: bool) -> None:
     assert gradient.shape == attend.get_parameter(name).shape
     assert gradient.abs().sum(1).count_nonzero() == gradient.shape[0] // 2
     assert attend.get_parameter(name).grad.isfinite().all()
+
+
+class MadeWithABuffer(nn.Module):
+    """A product of a buffer and a parameter makes a weight, as in torch's orthogonal parametrization."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base, self.weight = nn.Buffer(torch.randn(6, 6)), nn.Parameter(torch.randn(6, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ (self.base @ self.weight)
+
+
+def test_a_product_with_a_buffer_makes_a_weight_and_stays_plain() -> None:
+    model, x = MadeWithABuffer(), torch.randn(3, 6)
+    options = {"schedule": "constant", "when": "always", "skip_first": False, "skip_last": False, "min_channels": 1}
+    ecograph.optimize(model, example_inputs=x, passes=[SparseBackward(0.75, **options)])
+    assert [layer.reason for layer in ecograph.explain(model).layers] == ["the other operand is a buffer", ""]
+    cotangent = torch.randn(3, 8)
+    model(x).backward(cotangent)
+    kept = cotangent.abs().mean(0).topk(2).indices
+    strongest = torch.zeros_like(cotangent).index_copy(1, kept, cotangent[:, kept])
+    torch.testing.assert_close(model.weight.grad, model.base.T @ x.T @ strongest)
