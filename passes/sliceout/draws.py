@@ -59,8 +59,9 @@ class SliceRate(Rate):
     def __init__(self, peak: float, schedule: str, seed: int = 0) -> None:
         super().__init__(peak, schedule)
         self.seed = seed
-        self.step = torch.zeros((), dtype=torch.int64, device="cpu")
-        self.draws = torch.zeros(0, dtype=torch.int64, device="cpu")
+        with torch.inference_mode(False):  # they change in place, wherever they were made
+            self.step = torch.zeros((), dtype=torch.int64, device="cpu")
+            self.draws = torch.zeros(0, dtype=torch.int64, device="cpu")
         self.update: SliceUpdate | None = None
         self.waits = False
         self._keys = torch.zeros(0, dtype=torch.int64, device="cpu")
@@ -71,8 +72,9 @@ class SliceRate(Rate):
         if name not in self._names:
             self._names.append(name)
             keys = [group_key(self.seed, known) for known in self._names]
-            self._keys = torch.tensor(keys, dtype=torch.int64, device="cpu")
-            self.draws = draw(self.step, self._keys)
+            with torch.inference_mode(False):
+                self._keys = torch.tensor(keys, dtype=torch.int64, device="cpu")
+                self.draws = draw(self.step, self._keys)
         return self._names.index(name)
 
     def tick(self) -> None:
@@ -80,9 +82,16 @@ class SliceRate(Rate):
         if self.waits:
             return
         super().tick()
+        if torch.compiler.is_compiling():
+            self._advance()
+        else:
+            with torch._C._DisableFuncTorch():  # ``torch.func.grad`` forbids to change what it does not know
+                self._advance()
+        self.waits = self.update is not None
+
+    def _advance(self) -> None:
         self.step.add_(1)
         self.draws.copy_(draw(self.step, self._keys))
-        self.waits = self.update is not None
 
     def move_to(self, step: int) -> None:
         """Puts the draws of a step in force."""

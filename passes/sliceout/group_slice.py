@@ -122,8 +122,9 @@ class GroupSlice:
                 self._scales.clear()
             width = self.width
             starts = eligible_starts(self.units, width, self.inner, self.starts, self.align)
-            inverse = keep_probability(self.units, width, starts).reciprocal().clamp(max=self.max_scale)
-            self._scales[key] = inverse.to(torch.float32).to(key[1])
+            with torch.inference_mode(False):  # it is kept, and a later forward may train
+                inverse = keep_probability(self.units, width, starts).reciprocal().clamp(max=self.max_scale)
+                self._scales[key] = inverse.to(torch.float32).to(key[1])
         return self._scales[key].narrow(0, self.start, self.width)
 
     def _traced_scale(self, device: torch.device | str | None) -> Tensor:
