@@ -149,6 +149,44 @@ def test_graphs_before_and_after(main: Any) -> None:
     assert [line[0] for line in changed] == ["-", "+"]
 
 
+def test_slices_in_the_graph_and_the_groups_they_belong_to(main: Any) -> None:
+    options = ["--input", "512x32", "--recipe", "aggressive", "--graph"]
+    data = inspect(main, "models.py:Net", *options)
+    assert [each["name"] for each in data["passes"]] == ["sparse_backward", "sliceout"]
+    groups = {each["name"]: each for each in data["groups"]}
+    assert groups["first"]["members"] == ["first", "middle"]
+    assert (groups["middle"]["width"], groups["middle"]["slice_width"], groups["middle"]["starts"]) == (64, 32, 3)
+    assert groups["last"]["reason"] == "it is an output of the graph"
+    (graph,) = data["graphs"]
+    assert "narrow" not in graph["before"]
+    stages = {each["pass"]: each["code"] for each in graph["after"]}
+    assert list(stages) == ["sparse_backward", "sliceout"]
+    assert "sparse_linear" not in stages["sliceout"], "at this size it would not pay"
+    assert stages["sliceout"].count("torch.narrow(") == 6
+    code, out, err = main("inspect", "models.py:Net", *options)
+    assert (code, err) == (0, "")
+    assert "Channel groups" in out and "first, middle" in out and "64 → 32" in out
+    added = [line for line in out.splitlines() if line.startswith("+") and "narrow" in line]
+    assert len(added) >= 6
+
+
+def test_both_passes_in_the_graph(main: Any) -> None:
+    options = ["--pass", "sliceout:rate=0.25", "--pass", "sparse_backward:when=always,skip_first=false"]
+    data = inspect(main, "models.py:Net", "--input", "512x32", *options, "--graph")
+    assert [layer["rewritten_by"] for layer in data["layers"]] == ["sliceout + sparse_backward"] * 2 + ["sliceout"]
+    code = data["graphs"][0]["after"][-1]["code"]
+    assert code.count("sparse_linear(") == 2
+    assert code.count("torch.narrow(") == 6
+
+
+def test_slices_of_a_model_that_holds_no_weights(main: Any) -> None:
+    data = inspect(main, "torchvision:mobilenet_v3_small", "--pass", "sliceout")
+    assert data["device"] == "meta"
+    sliced = [each for each in data["groups"] if each["sliced_by"]]
+    assert len(sliced) > 15
+    assert sum(data["flops_after"].values()) < 0.6 * sum(data["flops_before"].values())
+
+
 def test_a_graph_that_no_pass_changed(main: Any) -> None:
     _, out, _ = main("inspect", "models.py:Net", "--input", "8x32", "--recipe", "exact", "--graph")
     assert "not changed by any pass" in out and "return" in out

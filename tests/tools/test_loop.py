@@ -4,9 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
+import ecograph
 from ecograph.loop import TrainingLoop
-from ecograph.passes import SparseBackward
+from ecograph.passes import SliceOut, SparseBackward
 
 OPTIONS = {
     "": TrainingLoop(30),
@@ -17,6 +22,9 @@ OPTIONS = {
     "--annotate --pass sparse_backward": TrainingLoop(30, annotate=True, passes=[SparseBackward()]),
     "--pass sparse_backward:drop=0.5,schedule=bar,skip_last=false": TrainingLoop(
         30, passes=[SparseBackward(drop=0.5, schedule="bar", skip_last=False)]
+    ),
+    "--pass sliceout:rate=0.25,update=slice --pass sparse_backward": TrainingLoop(
+        30, passes=[SliceOut(0.25, update="slice"), SparseBackward()]
     ),
 }
 
@@ -36,3 +44,22 @@ def test_in_a_process_of_its_own(cli: Any) -> None:
     done = cli("loop", "--epochs", "2")
     assert (done.returncode, done.stderr) == (0, "")
     compile(done.stdout, "loop", "exec")
+
+
+def test_two_passes_share_one_scheduler_and_train() -> None:
+    passes = [SliceOut(0.5, schedule="alternate"), SparseBackward(0.8, when="always", min_channels=1)]
+    loop = TrainingLoop(4, passes=passes, progress=False)
+    assert loop.source.count("Scheduler(") == 1
+    assert loop.source.count("rates.step()") == 1
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
+    ecograph.optimize(model, example_inputs=torch.randn(8, 6), passes=passes)
+    inputs = torch.randn(32, 6)
+    targets = inputs[:, :3].argmax(1)
+    loader = DataLoader(TensorDataset(inputs, targets), batch_size=10)  # the last batch is smaller
+    widths: list[int] = []
+    model[0].register_forward_hook(lambda module, args, output: widths.append(output.shape[1]))
+    history = loop.run(model, torch.optim.AdamW(model.parameters(), lr=0.01), F.cross_entropy, loader)
+    assert widths == [64] * 4 + [32] * 4 + [64] * 4 + [32] * 4
+    losses = history.column("train_loss")
+    assert losses[-1] < losses[0]

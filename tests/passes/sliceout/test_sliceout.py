@@ -153,6 +153,19 @@ def test_frozen_batch_norms_use_their_slice_of_the_statistics(normalization: str
     assert_equal(dict(model.named_buffers()), before)
 
 
+@pytest.mark.parametrize("how", ["weight_norm", "orthogonal"])
+@pytest.mark.parametrize("layer", ["up", "mid"])
+def test_a_parametrized_weight_is_cut_where_it_is_multiplied(layer: str, how: str) -> None:
+    model, x = build("MLP", torch.float64)
+    getattr(parametrizations, how)(getattr(model, layer))
+    reference = Reference(model, x)
+    sliced(model, x)
+    assert len(slices(model)) == 2
+    for _ in range(2):
+        found = step(model, x)
+        assert not differing(found, reference.step(model, x))
+
+
 def test_a_block_in_eval_mode_runs_in_full_while_the_rest_is_sliced() -> None:
     (plain, x), (model, _) = build("Wide ResNet"), build("Wide ResNet")
     sliced(model, x)
@@ -364,6 +377,73 @@ def test_batches_of_other_sizes_than_the_example(name: str) -> None:
         plain = copy.deepcopy(reference.model)
         assert not differing(found, Reference(plain, other).step(model, other))
         reference.model.load_state_dict(model.state_dict())
+
+
+@pytest.mark.parametrize("name", ["MLP", "ViT", "GPT", "GPT-2"])
+def test_an_example_of_one(name: str) -> None:
+    """Sizes of one are the hardest to tell apart: here those of the example, of the slice and of the batch."""
+    for cut in (lambda x: x[:1], lambda x: x[:, :1] if x.ndim > 1 and name != "MLP" else x[:1]):
+        model, x = build(name, torch.float64)
+        reference = Reference(model, x)
+        sliced(model, cut(x), 0.7, starts="any", align=1)
+        found = step(model, x)
+        assert not differing(found, reference.step(model, x))
+
+
+# Other ways to call a model
+
+
+@pytest.mark.parametrize("normalization", ["flow", "probability"])
+def test_inference_mode_leaves_nothing_behind(normalization: str) -> None:
+    model, x = build("GPT")
+    with torch.inference_mode():
+        sliced(model, x, normalization=normalization)
+        model(x)
+        model.eval()(x)
+    step(model.train(), x)
+    scheduler = ecograph.Scheduler(model, epochs=2, steps_per_epoch=1)
+    with torch.inference_mode():
+        model(x)
+        scheduler.step()
+        model(x)
+    step(model, x)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+@pytest.mark.parametrize("name", ["MLP", "GPT"])
+def test_gradients_per_sample_add_up(name: str) -> None:
+    model, x = build(name, torch.float64)
+    sliced(model, x)
+    parameters = {key: parameter.detach() for key, parameter in model.named_parameters()}
+
+    def loss(given: dict[str, Tensor], row: Tensor) -> Tensor:
+        return torch.func.functional_call(model, given, (row[None],)).square().sum()
+
+    found = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, x)
+    before = starts(model)
+    again = torch.func.grad(lambda given: sum(loss(given, row) for row in x[:1]))(parameters)
+    assert again.keys() == parameters.keys()
+    assert int(records(model)[0].rates[0].step) == 2, "each forward draws once"
+    records(model)[0].rates[0].move_to(1)
+    records(model)[0].rates[0].scheduled = True
+    assert starts(model) == before
+    model(x).square().sum().backward()
+    for key, parameter in model.named_parameters():
+        torch.testing.assert_close(found[key].sum(0), parameter.grad)
+
+
+def test_second_derivatives() -> None:
+    model, x = build("MLP", torch.float64)
+    reference = Reference(model, x)
+    sliced(model, x)
+
+    def second(run: Callable[[Tensor], Tensor]) -> Tensor:
+        leaf = x.clone().requires_grad_()
+        (first,) = torch.autograd.grad(run(leaf).square().sum(), leaf, create_graph=True)
+        first.square().sum().backward()
+        return leaf.grad
+
+    torch.testing.assert_close(second(model), second(lambda leaf: reference.masked(slices(model), leaf)[0]))
 
 
 # Schedules
