@@ -229,13 +229,13 @@ def _layer_report(site: SiteRecord, record: Record) -> LayerReport:
     inner: Layer | None = getattr(layer, "inner", None)
     before = site.flops or getattr(layer, "flops", None) or getattr(inner, "flops", None)
     deciding = inner or layer  # a slice is decided at once; what computes it may wait for the first batch
-    if deciding is not None and deciding.dense_because != "":
-        reason = deciding.dense_because or "decided at the first training batch"
+    if deciding is not None and deciding.dense_because is None and len(passes) == 1:
+        reason = "decided at the first training batch"
+    elif deciding is not None and deciding.dense_because != "":
         passes = passes[:-1]
-        if passes:
-            reason = ""
+        reason = "" if passes else deciding.dense_because or ""
     after, saved = before, {}
-    if before is not None and layer is not None and passes:
+    if before is not None and layer is not None and passes and not reason:
         steps = [_mixed(layer, before, site.channels, record, inside=None)]
         if len(passes) > 1:
             steps = [_mixed(layer, before, site.channels, record, inside={0.0: 1.0}), *steps]

@@ -16,10 +16,11 @@ from ecograph.passes.sliceout.take import Cut
 from ecograph.rewrite.slicing import ProductCut, Slicing
 
 Parameters = list[tuple[nn.Parameter, tuple[Cut, ...]]]
+Places = list[tuple[nn.Module, str]]
 
 
-def cut_parameters(slicing: Slicing, slices: Mapping[str, GroupSlice], model: nn.Module) -> Parameters:
-    """Returns the parameters that are cut in a training step, each with its cuts.
+def cut_parameters(slicing: Slicing, slices: Mapping[str, GroupSlice], model: nn.Module) -> tuple[Parameters, Places]:
+    """Returns the parameters that are cut in a training step, each with its cuts, and where they are in the model.
 
     Raises:
         ValueError: where a weight is computed from parameters (standardized, re-parametrized), so that no rows of a
@@ -38,7 +39,9 @@ def cut_parameters(slicing: Slicing, slices: Mapping[str, GroupSlice], model: nn
         name: tuple(Cut(d, layout, slices) for d, layout in enumerate(layouts) if layout and is_sliced(layout))
         for name, layouts in found.items()
     }
-    return [(model.get_parameter(name), each) for name, each in cuts.items() if each]
+    names = [name for name, each in cuts.items() if each]
+    places = [(model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in names]
+    return [(model.get_parameter(name), cuts[name]) for name in names], places
 
 
 def _of_product(cut: ProductCut) -> dict[str, tuple[Layout | None, ...]]:

@@ -189,7 +189,8 @@ class SliceOut(Options):
         from ecograph.passes.sliceout.restrict import cut_parameters
         from ecograph.passes.sliceout.update import attach
 
-        attach(cut_parameters(slicing, slices, model), rate)
+        parameters, places = cut_parameters(slicing, slices, model)
+        attach(parameters, rate, places)
 
     def rewrite_slices(self, slicing: Slicing, groups: Sequence[Group], rate: Rate) -> None:
         """Puts the slices of this moment's draw into the captured graphs, at the peak rate."""

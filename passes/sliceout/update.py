@@ -15,6 +15,7 @@ zero. What an optimizer counts, such as Adam's steps, it counts for whole parame
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -43,12 +44,19 @@ class SliceUpdate:
 
     Attributes:
         parameters: each with the way it is cut.
+        places: for each, the module that holds it, and under which name.
         rate: whose draws wait, while no Scheduler moves them, until an optimizer has stepped: the gradients of several
             forwards that are accumulated must be of one slice.
     """
 
-    def __init__(self, parameters: Sequence[tuple[nn.Parameter, tuple[Cut, ...]]], rate: SliceRate) -> None:
+    def __init__(
+        self,
+        parameters: Sequence[tuple[nn.Parameter, tuple[Cut, ...]]],
+        rate: SliceRate,
+        places: Sequence[tuple[nn.Module, str]] = (),
+    ) -> None:
         self.parameters = list(parameters)
+        self.places = list(places)
         self.rate = rate
         self._saved: list[tuple[Tensor, Tensor]] = []
         _enlist(self)
@@ -65,9 +73,21 @@ class SliceUpdate:
         theirs = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         return [(parameter, cuts) for parameter, cuts in self.parameters if id(parameter) in theirs]
 
+    def follow(self) -> None:
+        """Takes up what has taken a parameter's place since, as ``load_state_dict(assign=True)`` does."""
+        for i, (module, name) in enumerate(self.places):
+            now = module._parameters.get(name)
+            if now is not None and now is not self.parameters[i][0]:
+                self.parameters[i] = (now, self.parameters[i][1])
+
     def refuse(self, optimizer: Optimizer) -> None:
-        """Raises ValueError for an optimizer that does not work element by element."""
+        """Raises ValueError for an optimizer that does not work element by element, or for sharded parameters."""
         mine = self._of(optimizer)
+        if any(isinstance(parameter, _sharded()) for parameter, _ in mine):
+            raise ValueError(
+                "the parameters are sharded, so steps cannot be kept to a slice of them: "
+                'give SliceOut(update="autograd")'
+            )
         if mine and any(
             cls.__name__ in _WHOLE and cls.__module__.startswith("torch.") for cls in type(optimizer).__mro__
         ):
@@ -104,15 +124,20 @@ class SliceUpdate:
         self._saved = []
 
 
-def attach(parameters: list[tuple[nn.Parameter, tuple[Cut, ...]]], rate: SliceRate) -> None:
+def attach(
+    parameters: list[tuple[nn.Parameter, tuple[Cut, ...]]],
+    rate: SliceRate,
+    places: Sequence[tuple[nn.Module, str]] = (),
+) -> None:
     """Restricts optimizer steps of ``parameters`` to the slices of ``rate`` that are in force.
 
     Args:
         parameters: each with the way it is cut. A parameter that is used whole anywhere must not be among them.
         rate: the rate of all the slices.
+        places: for each, the module that holds it, and its name there: what takes its place is restricted in turn.
     """
     detach(rate)
-    rate.update = SliceUpdate(parameters, rate)
+    rate.update = SliceUpdate(parameters, rate, places)
 
 
 def detach(rate: SliceRate) -> None:
@@ -139,6 +164,12 @@ def _fits(value: Any, parameter: nn.Parameter) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
 
 
+def _sharded() -> tuple[type, ...]:
+    """Returns the class of sharded parameters, where it has been imported."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return () if module is None else (module.DTensor,)
+
+
 def _not_elementwise(optimizer: Optimizer) -> ValueError:
     return ValueError(
         f"{type(optimizer).__name__} does not work element by element, so its steps cannot be kept to a slice: "
@@ -162,6 +193,8 @@ def _enlist(update: SliceUpdate) -> None:
 def _before_step(
     optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[Any, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    for update in _live:
+        update.follow()
     updates = [update for update in _live if update._of(optimizer)]
     for update in updates:
         update.refuse(optimizer)

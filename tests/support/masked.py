@@ -33,7 +33,7 @@ from ecograph.record import records
 #: What modules call the rates of their dropouts.
 _DROPOUTS = (
     *("p", "drop_prob", "dropout", "attn_drop_p", "attention_dropout", "hidden_dropout", "activation_dropout"),
-    *("stochastic_depth_prob", "dropout_p", "attn_dropout"),
+    *("stochastic_depth_prob", "dropout_p", "attn_dropout", "drop_rate"),
 )
 
 

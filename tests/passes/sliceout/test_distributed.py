@@ -168,6 +168,21 @@ ecograph.restore(model)
 assert not any("Sliced" in str(type(m).__mro__) for m in model.modules())
 model(batch(0, rank)).square().mean().backward()
 """,
+    "sharded_parameters_are_refused_where_steps_are_kept_to_the_slice": """
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+model = build(update="slice")
+fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+model(batch(0, rank)).square().mean().backward()
+try:
+    optimizer.step()
+except ValueError as error:
+    assert 'sharded' in str(error) and 'update="autograd"' in str(error), error
+else:
+    raise AssertionError("not refused")
+""",
 }
 
 END = """

@@ -40,26 +40,22 @@ def reasons(model: nn.Module) -> dict[str, str]:
     return {group.name: group.reason for group in ecograph.explain(model).groups}
 
 
-#: For the models that take long, what is tested beside the defaults.
-BESIDE = {
-    "ViT": {"starts": "any", "align": 1, "rate": 0.7},
-    "BERT": {"starts": "any", "align": 1, "rate": 0.7},
-    "GPT-2": {"normalization": "probability"},
-    "MobileNet": None,
-}
-
 # What a step computes
 
 
+PROBABILITY: dict[str, Any] = {"normalization": "probability"}
+ANYWHERE: dict[str, Any] = {"starts": "any", "align": 1, "rate": 0.7}
+BLOCKS: dict[str, Any] = {"starts": "blocks"}
+
+
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"normalization": "probability"}, {"starts": "any", "align": 1, "rate": 0.7}, {"starts": "blocks"}],
+    ("name", "options"),
+    [(name, {}) for name in MODELS]
+    + [(name, options) for options in (PROBABILITY, ANYWHERE, BLOCKS) for name in SMALL]
+    + [("ViT", ANYWHERE), ("BERT", ANYWHERE), ("GPT-2", PROBABILITY)],
     ids=str,
 )
-@pytest.mark.parametrize("name", MODELS)
 def test_a_training_step_is_that_of_the_masked_full_network(name: str, options: dict[str, Any]) -> None:
-    if name not in SMALL and options and options != BESIDE[name]:
-        pytest.skip("takes long")
     model, x = build(name, torch.float64)
     reference = Reference(model, x)
     sliced(model, x, **options)
@@ -576,6 +572,35 @@ def test_after_restore_optimizers_step_on_whole_parameters_again() -> None:
     ecograph.restore(model)
     optimizer.step()
     assert (model.up.weight != before).any(1).sum() == 64
+
+
+def assign(model: nn.Module) -> None:
+    model.load_state_dict({key: value.clone() for key, value in model.state_dict().items()}, assign=True)
+
+
+def convert(model: nn.Module) -> None:
+    before = torch.__future__.get_overwrite_module_params_on_conversion()
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    model.double().float()
+    torch.__future__.set_overwrite_module_params_on_conversion(before)
+
+
+@pytest.mark.parametrize("replace", [assign, convert])
+def test_update_slice_follows_parameters_that_are_replaced(replace: Callable[[nn.Module], None]) -> None:
+    model, x = build("MLP")
+    sliced(model, x, update="slice")
+    old = model.up.weight
+    replace(model)
+    assert model.up.weight is not old
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    seen = set()
+    for _ in range(6):
+        before = model.up.weight.detach().clone()
+        step(model, x)
+        seen.add(starts(model))
+        optimizer.step()
+        assert (model.up.weight != before).any(1).sum() == 32
+    assert len(seen) > 1, "draws go on"
 
 
 def test_update_slice_refuses_a_weight_that_is_computed() -> None:
