@@ -140,7 +140,7 @@ def _norm(
     unscaled: GroupSlice | None,
     gain: GroupSlice | None,
 ) -> None:
-    arguments = dict(zip(_NORM, node.args, strict=False)) | dict(node.kwargs)
+    arguments: dict[str, Any] = dict(zip(_NORM, node.args, strict=False)) | dict(node.kwargs)
     scale = 1.0
     if unscaled is not None:
         found = unscaled.scale()
@@ -176,19 +176,21 @@ def _norm(
 
 def _sizes(change: SizeChange, slices: Mapping[str, GroupSlice]) -> None:
     node = change.node
+    args: tuple[Any, ...] = node.args
+    kwargs: dict[str, Any] = node.kwargs
     if change.name == "group_norm":
         count = size_now(change.groups, slices)
         rest = {k: v for k, v in node.kwargs.items() if k != "num_groups"}
         node.args, node.kwargs = (node.args[0], count, *node.args[2:]), rest
     elif change.name in ("split", "split_with_sizes"):
         given = node.args[1] if len(node.args) > 1 else next(v for k, v in node.kwargs.items() if k.startswith("split"))
-        dim = int(node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0))
+        dim = int(args[2] if len(args) > 2 else kwargs.get("dim", 0))
         now = [size_now(layouts[dim], slices) for layouts in change.after]
         node.args, node.kwargs = (node.args[0], now[0] if isinstance(given, int) else now, dim), {}
     else:
         now = [size_now(layout, slices) for layout in change.after[0]]
         if change.name == "unflatten":
-            dim = int(node.args[1] if len(node.args) > 1 else node.kwargs["dim"])
+            dim = int(args[1] if len(args) > 1 else kwargs["dim"])
             start = dim % len(change.before)
             count = len(change.after[0]) - len(change.before) + 1
             node.args, node.kwargs = (node.args[0], dim, tuple(now[start : start + count])), {}
