@@ -32,6 +32,7 @@ class Program:
         steps_per_epoch: the code for the number of optimizer steps in an epoch, to fill a hole with.
         arguments: the keyword arguments that `train` needs beyond the usual ones, and their values.
         scheduled: whether a Scheduler sets the rates of the model's passes.
+        kept: the variables of `train` whose state belongs into a checkpoint; see `keep`.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Program:
         self.steps_per_epoch = code("len(train_loader)")
         self.arguments: dict[str, object] = {}
         self.scheduled = False
+        self.kept: list[str] = ["model", "optimizer", "lr_scheduler"]
         self._imports = Imports()
         self._origin: str | None = None
         self._signed = False
@@ -161,6 +163,20 @@ class Program:
             raise ValueError(f"{self._who} records {name!r}, which the history has already")
         keyword = ast.keyword(arg=name, value=code(expression).expression)
         call.keywords.insert(-2, keyword)  # before lr and seconds: the clock is read last
+
+    def keep(self, name: str) -> None:
+        """Keep the state of a variable of `train` in checkpoints, where the loop writes any.
+
+        Args:
+            name: of a variable that is set in slot "before_training" and has `state_dict` and
+                `load_state_dict`, with a state of tensors, numbers, strings, lists and dicts.
+
+        Raises:
+            ValueError: if a variable of that name is kept already.
+        """
+        if name in self.kept:
+            raise ValueError(f"{self._who} keeps {name!r}, which the loop keeps already: choose another name")
+        self.kept.append(name)
 
     def argument(self, name: str, value: object, *, function: Literal["train", "evaluate"] = "train") -> None:
         """Add a keyword-only argument to a function of the text, for a value that no source can make.

@@ -20,4 +20,5 @@ def insert_scheduler(program: Program) -> None:
         """,
         STEPS=program.steps_per_epoch,
     )
+    program.keep("rates")
     program.insert("after_optimizer_step", "rates.step()")
