@@ -231,6 +231,12 @@ class Scheduler:
         self._steps += 1
         self._apply()
 
+    def skip_epoch(self) -> None:
+        """Moves on by an epoch that is not trained, so that the plan stays in step with the epochs."""
+        plan: dict[str, Any] = self._plan
+        self._steps += plan["steps_per_epoch"]
+        self._apply()
+
     def _apply(self) -> None:
         for record in self._records:
             for rate in record.rates:

@@ -7,7 +7,7 @@ from ecograph.loop.history import EpochRecord, History, NonFiniteLossError
 from ecograph.loop.loop_pass import LoopPass
 from ecograph.loop.options import unscale_gradients
 from ecograph.loop.program import Program
-from ecograph.loop.rates import insert_scheduler
+from ecograph.loop.rates import advance_rates, insert_scheduler
 from ecograph.loop.training_loop import TrainingLoop
 from ecograph.loop.values import Code, code, literal
 
@@ -19,6 +19,7 @@ __all__ = [
     "NonFiniteLossError",
     "Program",
     "TrainingLoop",
+    "advance_rates",
     "code",
     "insert_scheduler",
     "literal",

@@ -102,14 +102,17 @@ def metric(program: Program, function: Callable[..., Any] | Literal["accuracy"],
 
 def lr_step(program: Program, when: Literal["epoch", "step", "val_loss"]) -> None:
     """Advance the learning-rate scheduler, if there is one."""
+    program.lr_step = when
     slot = "after_optimizer_step" if when == "step" else "after_epoch"
     text = """
-        if lr_scheduler is not None:
-            lr_scheduler.step()
+        with slot("lr_step"):
+            if lr_scheduler is not None:
+                lr_scheduler.step()
     """
     plateau = """
-        if lr_scheduler is not None:
-            lr_scheduler.step(val_loss)
+        with slot("lr_step"):
+            if lr_scheduler is not None:
+                lr_scheduler.step(val_loss)
     """
     program.insert(slot, plateau if when == "val_loss" else text)
 

@@ -26,6 +26,8 @@ class Program:
         program.insert("before_training", "sampler = SAMPLER", SAMPLER=self)
 
     Attributes:
+        epochs: how many there are.
+        lr_step: when the learning-rate scheduler advances, as the loop's option says.
         amp: the mixed precision of the loop: None, "bf16" or "fp16".
         accumulate: how many batches make one optimizer step.
         targets: what holds the targets in the text: "targets", or "batch" where a batch is one dict.
@@ -44,6 +46,8 @@ class Program:
         targets: Literal["targets", "batch"] = "targets",
     ) -> None:
         """Start with the text of `base.py`."""
+        self.epochs = epochs
+        self.lr_step: Literal["epoch", "step", "val_loss"] = "epoch"
         self.amp = amp
         self.accumulate = accumulate
         self.targets = targets

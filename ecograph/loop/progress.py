@@ -32,6 +32,7 @@ class Progress:
         self._batches = _length(loader)
         self._epoch = 0
         self._batch = 0
+        self._skipped = False
         self._loss: Tensor | float = 0.0
         self._started = self._drawn = time.monotonic()
         self._bar: Bar | None = None
@@ -54,8 +55,7 @@ class Progress:
     def update(self, epoch: int, loss: Tensor | float) -> None:
         """Count one batch of `epoch`, which had the loss `loss`."""
         if epoch != self._epoch:
-            self._batches = self._batches or self._batch
-            self._epoch, self._batch = epoch, 0
+            self._begin(epoch)
         self._batch += 1
         if not self._shown:
             return
@@ -64,9 +64,22 @@ class Progress:
         if now - self._started >= self.DELAY and now - self._drawn >= self.INTERVAL:
             self._draw(now)
 
+    def skip(self, epoch: int) -> None:
+        """Count an epoch as done that was not trained."""
+        self._begin(epoch)
+        self._batch = self._batches or 0
+        self._skipped = True
+        now = time.monotonic()
+        if self._shown and now - self._started >= self.DELAY:
+            self._draw(now)
+
+    def _begin(self, epoch: int) -> None:
+        self._batches = self._batches or self._batch
+        self._epoch, self._batch, self._skipped = epoch, 0, False
+
     def _draw(self, now: float) -> None:
         if self._bar is None:
-            columns = "epoch {task.fields[epoch]}", "batch {task.fields[batch]}", "loss {task.fields[loss]}"
+            columns = "epoch {task.fields[epoch]}", "{task.fields[batch]}", "loss {task.fields[loss]}"
             texts = [TextColumn(text) for text in columns]
             left = TextColumn("{task.fields[left]}")
             self._bar = Bar(
@@ -76,12 +89,13 @@ class Progress:
             self._bar.start()
         done = self._epoch * (self._batches or 0) + self._batch
         total = self._epochs * self._batches if self._batches else None
+        batch = f"batch {self._batch}/{self._batches}" if self._batches else f"batch {self._batch}"
         self._bar.update(
             self._bar.task_ids[0],
             completed=done,
             total=total,
             epoch=f"{self._epoch + 1}/{self._epochs}",
-            batch=f"{self._batch}/{self._batches}" if self._batches else str(self._batch),
+            batch="skipped" if self._skipped else batch,
             loss=f"{float(self._loss):.4g}",
             left=_time_left(now - self._started, done, total),
         )

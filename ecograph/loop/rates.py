@@ -22,3 +22,13 @@ def insert_scheduler(program: Program) -> None:
     )
     program.keep("rates")
     program.insert("after_optimizer_step", "rates.step()")
+    advance_rates(program)
+
+
+def advance_rates(program: Program) -> None:
+    """Moves the plan of the rates on by an epoch, in slot "skipped_epoch" of a pass that skips some.
+
+    Called by that pass too: either may come first.
+    """
+    if program.scheduled and "skipped_epoch" in program.slots:
+        program.insert("skipped_epoch", "rates.skip_epoch()")
