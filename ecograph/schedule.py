@@ -101,6 +101,14 @@ class Rate:
             self._position = (self._position + 1) % len(self._round)
             self.set(self._round[self._position])
 
+    def state_dict(self) -> dict[str, Any]:
+        """Returns where it is, as numbers; for what ticks by itself, and for what its passes add."""
+        return {"on": self._on, "value": self._value, "position": self._position}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on where :meth:`state_dict` was taken."""
+        self._on, self._value, self._position = state["on"], state["value"], state["position"]
+
     def close(self) -> None:
         """Told when the model is restored."""
 

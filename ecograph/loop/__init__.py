@@ -3,6 +3,8 @@
 `TrainingLoop` is the front door, `base.py` the plain loop with its slots, `Program` what a pass sees.
 """
 
+from ecograph.loop.callbacks import Callback
+from ecograph.loop.checkpoints import CheckpointError, Interrupted
 from ecograph.loop.history import EpochRecord, History, NonFiniteLossError
 from ecograph.loop.loop_pass import LoopPass
 from ecograph.loop.options import unscale_gradients
@@ -12,9 +14,12 @@ from ecograph.loop.training_loop import TrainingLoop
 from ecograph.loop.values import Code, code, literal
 
 __all__ = [
+    "Callback",
+    "CheckpointError",
     "Code",
     "EpochRecord",
     "History",
+    "Interrupted",
     "LoopPass",
     "NonFiniteLossError",
     "Program",

@@ -7,14 +7,19 @@ and with `accumulate` a step has several. `data.py` puts in the loops over the d
 """
 
 TEXT = '''
-import time
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
-from ecograph.loop.runtime import History, Mean, batch_size, device_of
+from ecograph.loop.runtime import Clock, History, Mean, batch_size, device_of
+from torch import nn
+from torch.optim import Optimizer
 
 
 @torch.no_grad()
-def evaluate(model, loss_fn, loader, device):
+def evaluate(
+    model: nn.Module, loss_fn: LOSS, loader: Iterable[Any], device: torch.device
+) -> float | None:
     """Evaluate `model`: means over the samples of `loader`."""
     model.eval()
     val_loss = Mean()
@@ -28,7 +33,14 @@ def evaluate(model, loss_fn, loader, device):
         return val_loss.mean()
 
 
-def train(model, optimizer, loss_fn, train_loader, val_loader=None, lr_scheduler=None):
+def train(
+    model: nn.Module,
+    optimizer: Optimizer,
+    loss_fn: LOSS,
+    train_loader: Iterable[Any],
+    val_loader: Iterable[Any] | None = None,
+    lr_scheduler: LR_SCHEDULER | None = None,
+) -> History:
     """Train `model` in place and return the history: one record per epoch."""
     epochs = EPOCHS
     device = device_of(model)
@@ -37,9 +49,9 @@ def train(model, optimizer, loss_fn, train_loader, val_loader=None, lr_scheduler
     slot("before_training")
 
     with slot("training"):
-        for epoch in range(epochs):
+        for epoch in RANGE:
             with slot("epoch"):
-                started = time.perf_counter()
+                clock = Clock()
                 model.train()
                 # Summed on the device, read once per epoch: no step waits for it.
                 train_loss = Mean()
@@ -49,14 +61,15 @@ def train(model, optimizer, loss_fn, train_loader, val_loader=None, lr_scheduler
                     with slot("step"):
                         slot("before_step")
                         optimizer.zero_grad(set_to_none=True)
-                        with slot("batch"):
-                            slot("before_forward")
-                            with slot("forward"):
-                                ...
-                            slot("before_backward")
-                            with slot("backward"):
-                                loss.backward()
-                            slot("after_backward")
+                        with slot("gradients"):
+                            with slot("batch"):
+                                slot("before_forward")
+                                with slot("forward"):
+                                    ...
+                                slot("before_backward")
+                                with slot("backward"):
+                                    loss.backward()
+                                slot("after_backward")
                         slot("unscale")
                         slot("before_optimizer_step")
                         with slot("optimizer_step"):
@@ -69,7 +82,7 @@ def train(model, optimizer, loss_fn, train_loader, val_loader=None, lr_scheduler
                 with slot("validation"):
                     with slot("no_validation"):
                         val_loss = None
-                    if val_loader is not None:
+                    if VALIDATE:
                         slot("before_evaluate")
                         with slot("evaluate"):
                             val_loss = evaluate(model, loss_fn, val_loader, device)
@@ -81,10 +94,18 @@ def train(model, optimizer, loss_fn, train_loader, val_loader=None, lr_scheduler
                         train_loss=train_loss.mean(),
                         val_loss=val_loss,
                         lr=optimizer.param_groups[0]["lr"],
-                        seconds=time.perf_counter() - started,
+                        seconds=clock.seconds(),
                     )
                 slot("after_epoch")
+                slot("epoch_is_complete")
+                slot("stop")
 
     slot("after_training")
     return history
+
+
+if __name__ == "__main__":
+    from ecograph.tools.standalone import main
+
+    main(train)
 '''

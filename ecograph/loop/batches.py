@@ -123,7 +123,7 @@ def loss_of(outputs: Any, batch: Any, loss_fn: Callable[..., Tensor] | None) -> 
 
 
 def _not_empty(loader: Iterable[Any]) -> Iterator[Any]:
-    empty = True
+    empty = not getattr(loader, "may_be_empty", False)  # what a resumed epoch has left
     for batch in loader:
         empty = False
         yield batch

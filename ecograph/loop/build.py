@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 import dataclasses
 import textwrap
+from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ecograph.loop import data, options
 from ecograph.loop.layout import INDENT, WIDTH, lay_out
 from ecograph.loop.program import Program
+from ecograph.loop.stop import Stop
 from ecograph.loop.values import literal
 
 if TYPE_CHECKING:
@@ -24,6 +27,9 @@ def build(loop: TrainingLoop) -> Program:
         amp=loop.amp,
         accumulate=loop.accumulate,
         targets="batch" if loop.batch == "dict" else "targets",
+        checkpointed=loop.checkpoint is not None,
+        validate=_validate(loop.val_every),
+        lr_scheduler="ReduceLROnPlateau" if loop.lr_step == "val_loss" else "LRScheduler",
     )
     data.forward(program, loop.batch)
     if loop.amp is not None:
@@ -43,11 +49,52 @@ def build(loop: TrainingLoop) -> Program:
     if loop.progress:
         with program.made_by("progress"):
             options.progress(program)
+    if loop.compile:
+        with program.made_by("compile"):
+            options.compile_model(program)
+    if loop.ema is not None:
+        with program.made_by("ema"):
+            options.ema(program, loop.ema)
+    if loop.callbacks:
+        with program.made_by("callbacks"):
+            options.callbacks(program, loop.callbacks)
     for each in loop.passes:
         with program.made_by(each.name, signed=loop.annotate):
             each.insert(program)
-    data.loops(program, loop.batch)
+    if loop.stop is not None:
+        with program.made_by("stop"):
+            options.stop(program, Stop.parse(loop.stop, program.recorded))
+    for path in _several(loop.log):
+        with program.made_by("log"):
+            options.log(program, str(path))
+    if loop.checkpoint is not None:
+        with program.made_by("checkpoint"):
+            options.checkpoint(program, str(loop.checkpoint), loop.checkpoint_every, _lasting(loop))
+    data.loops(program, loop.batch, checkpointed=loop.checkpoint is not None)
     return program
+
+
+def _validate(every: int) -> str:
+    if every == 1:
+        return "val_loader is not None"
+    return f"val_loader is not None and ((epoch + 1) % {every} == 0 or epoch + 1 == epochs)"
+
+
+def _several(paths: str | Path | Sequence[str | Path] | None) -> Sequence[str | Path]:
+    return [] if paths is None else [paths] if isinstance(paths, str | Path) else paths
+
+
+#: Options that may be others when a run is resumed.
+_PASSING = ("progress", "annotate", "checkpoint", "checkpoint_every", "log")
+
+
+def _lasting(loop: TrainingLoop) -> dict[str, object]:
+    """Return the options that a run must be resumed with, as they are written in the head of the text."""
+    kept = [each for each in _call(loop).keywords if each.arg not in _PASSING]
+    plain = {each.arg: each.value for each in kept if each.arg is not None}
+    return {
+        name: value.value if isinstance(value, ast.Constant) else ast.unparse(value) for name, value in plain.items()
+    }
 
 
 def head(loop: TrainingLoop) -> str:

@@ -38,6 +38,13 @@ def check_clip(value: object) -> None:
         )
 
 
+def check_decay(value: object) -> None:
+    """Raise a ValueError unless `value` is None or a number between 0 and 1."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and not (number and 0 < value < 1):  # type: ignore[operator]
+        raise ValueError(f"ema={value!r} must be a decay between 0 and 1, such as 0.999; None averages nothing")
+
+
 def check_metric(value: object) -> None:
     """Raise a ValueError unless `value` is None, "accuracy" or a function."""
     if not (value is None or value == "accuracy" or callable(value)) or isinstance(value, type):

@@ -35,7 +35,7 @@ def forward(program: Program, batch: Batch) -> None:
         program.replace(slot, texts[batch])
 
 
-def loops(program: Program, batch: Batch) -> None:
+def loops(program: Program, batch: Batch, *, checkpointed: bool = False) -> None:
     """Put in the loops over the data.
 
     Last of all, so that what passes wrapped around a step is inside the loop, and the steps are counted only
@@ -50,15 +50,17 @@ def loops(program: Program, batch: Batch) -> None:
             ...
     """
     each_step = each_counted if program.uses("step") else each
+    # A resumed epoch goes on behind the batches it has had.
+    loader = "checkpoints.rest_of(train_loader)" if checkpointed else "train_loader"
     names = code("batch") if batch == "dict" else code("inputs, targets")
 
     program.wrap("evaluate_batch", each, BATCH=names, BATCHES=_batches("loader", batch))
     if program.accumulate == 1:
-        program.wrap("step", each_step, BATCH=names, BATCHES=_batches("train_loader", batch))
+        program.wrap("step", each_step, BATCH=names, BATCHES=_batches(loader, batch))
         return
     program.wrap("batch", each, BATCH=names, BATCHES=_batches("group", batch))
     groups = code(
-        f"grouped(train_loader, {program.accumulate})", imports="from ecograph.loop.runtime import grouped"
+        f"grouped({loader}, {program.accumulate})", imports="from ecograph.loop.runtime import grouped"
     )
     program.wrap("step", each_step, BATCH=code("group"), BATCHES=groups)
     program.wrap(

@@ -35,8 +35,16 @@ def _without_slots(body: list[ast.stmt]) -> list[ast.stmt]:
             continue
         for block in blocks(statement):
             block[:] = _flatten(block) or [ast.Pass()]
+        _join_contexts(statement)
         flat.append(statement)
     return flat
+
+
+def _join_contexts(statement: ast.stmt) -> None:
+    """Make one `with a, b:` of a `with a:` that holds a `with b:` and nothing else."""
+    if isinstance(statement, ast.With) and isinstance(inner := statement.body[0], ast.With) and not statement.body[1:]:
+        statement.items += inner.items
+        statement.body = inner.body
 
 
 def _tidy(body: list[ast.stmt]) -> list[ast.stmt]:

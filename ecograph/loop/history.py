@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -115,6 +119,37 @@ class History:
             "epochs": [record.to_dict() for record in self._records],
             "seconds": sum(record.seconds for record in self._records),
         }
+
+    def save(self, path: str | Path) -> None:
+        """Write the epochs to a file: one line each, as .csv or .jsonl. An older file is replaced as a whole.
+
+        Raises:
+            ValueError: for another ending.
+        """
+        path = Path(path)
+        rows = [record.to_dict() for record in self._records]
+        text = io.StringIO(newline="")
+        if path.suffix == ".csv":
+            writer = csv.DictWriter(text, self._names())
+            writer.writeheader()
+            writer.writerows(rows)
+        elif path.suffix == ".jsonl":
+            text.writelines(json.dumps(row) + "\n" for row in rows)
+        else:
+            raise ValueError(f"{path} must end in .csv or .jsonl")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        part.write_text(text.getvalue(), encoding="utf-8", newline="")
+        part.replace(path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything recorded, as numbers and strings."""
+        return {"epochs": [asdict(record) for record in self._records], "notes": list(self._notes)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self._records = [EpochRecord(**record) for record in state["epochs"]]
+        self._notes = list(state["notes"])
 
     def __len__(self) -> int:
         """Return the number of epochs."""

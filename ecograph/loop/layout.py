@@ -25,7 +25,7 @@ def lay_out(text: str, width: int = WIDTH) -> str:
     kept = _lines_inside_strings(text)
     lines: list[str] = []
     for number, line in enumerate(text.splitlines(), start=1):
-        lines += [line] if number in kept else _break(_bare_tuple(_double_quoted(line.rstrip())), width)
+        lines += [line] if number in kept else _break(_spaced_defaults(_bare_tuple(_double_quoted(line.rstrip()))), width)
     laid_out = "\n".join(lines) + "\n"
     assert ast.dump(ast.parse(laid_out)) == ast.dump(ast.parse(text)), f"the layout changed the code:\n{text}"
     return laid_out
@@ -52,6 +52,24 @@ def _bare_tuple(line: str) -> str:
         single = line[closed - 1] == ","
         if commas and not single and place in (("return", ""), ("for", " in"), ("", " = ")):
             return line[:opened] + line[opened + 1 : closed] + line[closed + 1 :]
+    return line
+
+
+def _spaced_defaults(line: str) -> str:
+    """Put spaces around the `=` of an annotated argument's default, as in `decay: float = 0.9`."""
+    if not line.lstrip().startswith("def "):
+        return line
+    depth = 0
+    annotated = False
+    places = []
+    for token in _tokens(line):
+        depth += (token.string in tuple("([{")) - (token.string in tuple(")]}"))
+        if depth == 1 and token.string in (":", ","):
+            annotated = token.string == ":"
+        elif depth == 1 and token.string == "=" and annotated:
+            places.append(token.start[1])
+    for column in reversed(places):
+        line = f"{line[:column].rstrip()} = {line[column + 1 :].lstrip()}"
     return line
 
 

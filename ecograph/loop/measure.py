@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 from torch import Tensor, float32, float64
 
 
@@ -32,12 +35,42 @@ class Mean:
             value = value.detach().reshape(()).to(float32 if value.device.type == "mps" else float64)
         elif not isinstance(value, int | float):
             raise ValueError(f"a loss or metric is {value!r} where a number is needed")
+        if isinstance(value, Tensor) and isinstance(self._sum, Tensor):
+            self._sum = self._sum.to(value)  # from a checkpoint it comes on the CPU
         self._sum = self._sum + value * samples
         self._samples += samples
 
     def mean(self) -> float | None:
         """Return the mean, or None if nothing was added."""
         return float(self._sum) / self._samples if self._samples else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sum and the count so far."""
+        return {"sum": self._sum, "samples": self._samples}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a sum and a count."""
+        self._sum, self._samples = state["sum"], state["samples"]
+
+
+class Clock:
+    """The seconds since it was made, and those before a run was resumed."""
+
+    def __init__(self) -> None:
+        """Start at 0."""
+        self._started = time.perf_counter()
+
+    def seconds(self) -> float:
+        """Return the wall time so far."""
+        return time.perf_counter() - self._started
+
+    def state_dict(self) -> dict[str, float]:
+        """Return the seconds so far."""
+        return {"seconds": self.seconds()}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on from there."""
+        self._started = time.perf_counter() - state["seconds"]
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:

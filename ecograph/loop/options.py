@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from ecograph.loop.callbacks import Callback
 from ecograph.loop.data import Batch
 from ecograph.loop.program import Program
+from ecograph.loop.stop import Stop
 from ecograph.loop.values import code
 
 
@@ -25,6 +27,7 @@ def amp(program: Program, precision: Literal["bf16", "fp16"]) -> None:
         )
     if precision == "fp16":
         program.insert("before_training", "scaler = torch.amp.GradScaler(device.type)")
+        program.keep("scaler")
         program.substitute("backward", loss="scaler.scale(loss)")
         program.replace(
             "optimizer_step",
@@ -80,11 +83,13 @@ def metric(program: Program, function: Callable[..., Any] | Literal["accuracy"],
         name = name if name.isidentifier() and not keyword.iskeyword(name) and name != "loss" else "metric"
         value = code(f"metric(outputs, {program.targets})")
         evaluate = "val_loss, VAL = evaluate(model, loss_fn, val_loader, device, metric=metric)"
-        program.argument("metric", function)
-        program.argument("metric", function, function="evaluate")
+        kind = code("Callable[..., Any]")
+        program.argument("metric", function, annotation=kind)
+        program.argument("metric", function, annotation=kind, function="evaluate")
     train, val, targets = code(f"train_{name}"), code(f"val_{name}"), code(program.targets)
 
     program.insert("before_epoch", "MEAN = Mean()", MEAN=train)
+    program.meters.append(f"train_{name}")
     program.insert(
         "after_batch", "MEAN.add(VALUE, batch_size(TARGETS))", MEAN=train, VALUE=value, TARGETS=targets
     )
@@ -94,6 +99,7 @@ def metric(program: Program, function: Callable[..., Any] | Literal["accuracy"],
     program.insert(
         "after_evaluate_batch", "VAL.add(VALUE, batch_size(TARGETS))", VAL=val, VALUE=value, TARGETS=targets
     )
+    program.returns("evaluate", "tuple[float | None, float | None]")
     program.replace("evaluate_result", "return val_loss.mean(), VAL.mean()", VAL=val)
     program.replace("no_validation", "val_loss = VAL = None", VAL=val)
     program.replace("evaluate", evaluate, VAL=val)
@@ -128,3 +134,111 @@ def progress(program: Program) -> None:
         """,
     )
     program.insert("after_batch", "progress.update(epoch, loss)")
+
+
+def compile_model(program: Program) -> None:
+    """Compile the model in place; its state_dict keeps its keys."""
+    program.insert("before_training", "model.compile()")
+
+
+def ema(program: Program, decay: float) -> None:
+    """Average the weights over the steps; the average is what is validated, and what training ends with."""
+    program.insert(
+        "before_training",
+        """
+        from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+        # The exponential moving average of the weights: evaluated, and what the model is left with.
+        averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(DECAY), use_buffers=True)
+        """,
+        DECAY=decay,
+    )
+    program.keep("averaged")
+    program.insert("after_optimizer_step", "averaged.update_parameters(model)")
+    program.substitute("evaluate", model="averaged")
+    program.insert("after_training", "model.load_state_dict(averaged.module.state_dict())")
+
+
+def stop(program: Program, condition: Stop) -> None:
+    """End training after the epoch in which a value reaches its target."""
+    value = condition.name if condition.name != "train_loss" else "train_loss.mean()"
+    program.insert("after_epoch", f"reached = {value} is not None and {condition.of(value)}")
+    program.insert(
+        "stop",
+        """
+        if reached:
+            break
+        """,
+    )
+
+
+def log(program: Program, path: str) -> None:
+    """Write the history to a file after each epoch, or to TensorBoard."""
+    if path.endswith((".csv", ".jsonl")):
+        program.insert("epoch_is_complete", "history.save(PATH)", PATH=path)
+        return
+    program.insert(
+        "before_training",
+        """
+        from ecograph.loop.runtime import TensorBoard
+        board = TensorBoard(PATH, history)
+        """,
+        PATH=path,
+    )
+    program.wrap(
+        "training",
+        """
+        with board:
+            ...
+        """,
+    )
+    program.insert("epoch_is_complete", "board.write(history[-1])")
+
+
+def callbacks(program: Program, each: Sequence[Callback]) -> None:
+    """Tell the user's own objects what happens when."""
+    kind = code("Iterable[Callback]", imports="from ecograph.loop.runtime import Callback")
+    program.argument("callbacks", list(each), annotation=kind, default=code("()"))
+    program.insert(
+        "before_training",
+        """
+        from ecograph.loop.runtime import Callbacks
+        told = Callbacks(callbacks)
+        """,
+    )
+    program.keep("told")
+    program.insert("before_epoch", "told.on_epoch_start(epoch, model)")
+    program.insert("after_step", "told.on_step_end(epoch, model, loss)")
+    program.insert("epoch_is_complete", "told.on_epoch_end(epoch, model, history[-1])")
+
+
+def checkpoint(program: Program, folder: str, every: int | None, options: dict[str, object]) -> None:
+    """Write checkpoints, and go on from the last one; after everything else that is said in these slots."""
+    rest = f", every={every}" if every is not None else ""
+    program.argument("resume", False, annotation=code("bool"), default=code("False"))
+    state = ", ".join(f"{name}={name}" for name in program.kept)
+    meters = ", ".join(f"{name}={name}" for name in program.meters)
+    program.insert(
+        "before_training",
+        f"""
+        from ecograph.loop.runtime import Checkpoints
+
+        # Holds all that the rest of training depends on: with resume=True it goes on where it was, bit for bit.
+        checkpoints = Checkpoints(
+            FOLDER{rest}, state=dict({state}), options=OPTIONS, loader=train_loader, resume=resume
+        )
+        """,
+        FOLDER=folder,
+        OPTIONS=options,
+    )
+    program.wrap(
+        "training",
+        """
+        with checkpoints:
+            ...
+        """,
+    )
+    program.insert("before_epoch", f"checkpoints.begin_epoch(epoch, {meters})")
+    program.insert("after_step", "checkpoints.step()")
+    last = "last=reached" if program.uses("reached") else ""
+    program.insert("epoch_is_complete", f"checkpoints.end_epoch({last})")

@@ -35,6 +35,8 @@ class Program:
         arguments: the keyword arguments that `train` needs beyond the usual ones, and their values.
         scheduled: whether a Scheduler sets the rates of the model's passes.
         kept: the variables of `train` whose state belongs into a checkpoint; see `keep`.
+        meters: the same, of those that begin anew with each epoch.
+        recorded: the values that the history keeps of each epoch.
     """
 
     def __init__(
@@ -44,6 +46,9 @@ class Program:
         amp: Literal["bf16", "fp16"] | None = None,
         accumulate: int = 1,
         targets: Literal["targets", "batch"] = "targets",
+        checkpointed: bool = False,
+        validate: str = "val_loader is not None",
+        lr_scheduler: str = "LRScheduler",
     ) -> None:
         """Start with the text of `base.py`."""
         self.epochs = epochs
@@ -54,14 +59,24 @@ class Program:
         self.steps_per_epoch = code("len(train_loader)")
         self.arguments: dict[str, object] = {}
         self.scheduled = False
-        self.kept: list[str] = ["model", "optimizer", "lr_scheduler"]
+        self.kept: list[str] = ["model", "optimizer", "lr_scheduler", "history"]
+        self.meters: list[str] = ["train_loss", "clock"]
+        self.recorded: tuple[str, ...] = ("train_loss", "val_loss")
         self._imports = Imports()
         self._origin: str | None = None
         self._signed = False
         self._origins: dict[ast.stmt, str] = {}
         self._slots: dict[str, list[ast.stmt]] = {}
         self._touched: dict[str, str] = {}  # slot: who last changed it
-        self._functions = self._take(base.TEXT, {"EPOCHS": epochs, "TARGETS": code(targets)})
+        holes = {
+            "EPOCHS": epochs,
+            "TARGETS": code(targets),
+            "RANGE": code("range(checkpoints.first_epoch, epochs)" if checkpointed else "range(epochs)"),
+            "VALIDATE": code(validate),
+            "LR_SCHEDULER": code(lr_scheduler, imports=f"from torch.optim.lr_scheduler import {lr_scheduler}"),
+            "LOSS": code("Callable[..., Any] | None" if targets == "batch" else "Callable[..., Any]"),
+        }
+        self._functions = self._take(base.TEXT, holes)
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -166,6 +181,7 @@ class Program:
         if name in ("epoch", "note", *(each.arg for each in call.keywords)):
             raise ValueError(f"{self._who} records {name!r}, which the history has already")
         keyword = ast.keyword(arg=name, value=code(expression).expression)
+        self.recorded = (*self.recorded, name)
         call.keywords.insert(-2, keyword)  # before lr and seconds: the clock is read last
 
     def keep(self, name: str) -> None:
@@ -182,17 +198,34 @@ class Program:
             raise ValueError(f"{self._who} keeps {name!r}, which the loop keeps already: choose another name")
         self.kept.append(name)
 
-    def argument(self, name: str, value: object, *, function: Literal["train", "evaluate"] = "train") -> None:
+    def argument(
+        self,
+        name: str,
+        value: object,
+        *,
+        function: Literal["train", "evaluate"] = "train",
+        annotation: Code,
+        default: Code | None = None,
+    ) -> None:
         """Add a keyword-only argument to a function of the text, for a value that no source can make.
 
-        `TrainingLoop.run` gives `value` to `train`; who runs the text on its own gives one of their own.
+        `TrainingLoop.run` gives `value` to `train`; who runs the text on its own gives one of their own, or, where
+        there is one, leaves it at the `default`.
         """
         for each in self._functions:
             if isinstance(each, ast.FunctionDef) and each.name == function:
-                each.args.kwonlyargs.append(ast.arg(arg=name))
-                each.args.kw_defaults.append(None)
+                each.args.kwonlyargs.append(ast.arg(arg=name, annotation=annotation.expression))
+                for statement in annotation.imports:
+                    self._imports.add(statement)
+                each.args.kw_defaults.append(None if default is None else default.expression)
         if function == "train":
             self.arguments[name] = value
+
+    def returns(self, function: Literal["evaluate"], annotation: str) -> None:
+        """Set the annotation of what a function of the text returns."""
+        for each in self._functions:
+            if isinstance(each, ast.FunctionDef) and each.name == function:
+                each.returns = code(annotation).expression
 
     def uses(self, name: str) -> bool:
         """Say whether the text reads the variable `name` anywhere."""

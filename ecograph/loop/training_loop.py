@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ecograph.loop import checks
 from ecograph.loop.build import build, head
+from ecograph.loop.callbacks import Callback
 from ecograph.loop.data import Batch
 from ecograph.loop.history import History
 from ecograph.loop.loop_pass import LoopPass, check_passes
@@ -47,6 +48,16 @@ class TrainingLoop:
             "kwargs": (inputs, targets), where inputs are a dict, `model(**inputs)`;
             "dict": one dict, `model(**batch)`. Without a loss_fn the model returns the loss, as those of
             Hugging Face do; or else it is `loss_fn(outputs, batch)`.
+        compile: compile the model with torch.compile, in place.
+        ema: the decay of an exponential moving average of the weights, such as 0.999. The average is what is
+            evaluated, and what the model has at the end.
+        val_every: evaluate after every so many epochs, and after the last.
+        stop: end training after the epoch in which a value reaches its target: "val_accuracy >= 0.98".
+        checkpoint: a folder for the checkpoints of this run: one after each epoch, the last two are kept.
+        checkpoint_every: one after every so many optimizer steps, too.
+        log: where the history is written after each epoch: a file .csv or .jsonl, or a folder for TensorBoard;
+            or a list of such.
+        callbacks: objects that are told of each epoch and step; see `Callback`.
         progress: show a progress bar, on a terminal, when training takes more than two seconds.
         annotate: say in a comment which pass put in which statements.
 
@@ -67,6 +78,14 @@ class TrainingLoop:
     metric: Literal["accuracy"] | Callable[..., Any] | None = None
     lr_step: Literal["epoch", "step", "val_loss"] = "epoch"
     batch: Batch = "pair"
+    compile: bool = False
+    ema: float | None = None
+    val_every: int = 1
+    stop: str | None = None
+    checkpoint: str | Path | None = None
+    checkpoint_every: int | None = None
+    log: str | Path | Sequence[str | Path] | None = None
+    callbacks: Sequence[Callback] = ()
     progress: bool = True
     annotate: bool = False
     source: str = field(init=False, repr=False, compare=False)
@@ -81,6 +100,13 @@ class TrainingLoop:
         checks.check_metric(self.metric)
         checks.check_choice("lr_step", self.lr_step, ("epoch", "step", "val_loss"))
         checks.check_choice("batch", self.batch, ("pair", "args", "kwargs", "dict"))
+        checks.check_flag("compile", self.compile)
+        checks.check_decay(self.ema)
+        checks.check_count("val_every", self.val_every)
+        if self.checkpoint_every is not None:
+            checks.check_count("checkpoint_every", self.checkpoint_every)
+            if self.checkpoint is None:
+                raise ValueError("checkpoint_every needs a folder: give checkpoint=")
         checks.check_flag("progress", self.progress)
         checks.check_flag("annotate", self.annotate)
         object.__setattr__(self, "passes", check_passes(self.passes))
@@ -96,6 +122,8 @@ class TrainingLoop:
         train_loader: Iterable[Any],
         val_loader: Iterable[Any] | None = None,
         lr_scheduler: LRScheduler | None = None,
+        *,
+        resume: bool = False,
     ) -> History:
         """Train `model` in place, by running `source` as it stands, and return the history.
 
@@ -110,8 +138,12 @@ class TrainingLoop:
                 over once per epoch. It need not have a length.
             val_loader: data to evaluate the model on after each epoch.
             lr_scheduler: is advanced as `lr_step` says.
+            resume: go on from the last checkpoint, if there is one; model, optimizer and all else as they were
+                first made. The rest of the run is that of one that was never stopped, bit for bit.
 
         Raises:
+            CheckpointError: if there are checkpoints and `resume` is False, or they are of another run.
+            Interrupted: after Ctrl-C or SIGTERM, when a checkpoint was written.
             ValueError: for arguments that cannot work together, an empty loader, and batches that are not
                 what `batch` says.
             NonFiniteLossError: at the end of an epoch whose mean training loss is nan or infinite.
@@ -126,7 +158,11 @@ class TrainingLoop:
             batch=self.batch,
             lr_step=self.lr_step,
         )
-        arguments = self.program.arguments
+        arguments = dict(self.program.arguments)
+        if self.checkpoint is not None:
+            arguments["resume"] = resume
+        elif resume:
+            raise ValueError("resume=True needs checkpoints to go on from: give TrainingLoop(checkpoint=FOLDER)")
         return self.train(model, optimizer, loss_fn, train_loader, val_loader, lr_scheduler, **arguments)
 
     @cached_property

@@ -7,7 +7,8 @@ forward, and one group's draws must not depend on which other groups there are.
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -97,6 +98,16 @@ class SliceRate(Rate):
         """Puts the draws of a step in force."""
         self.step.fill_(step)
         self.draws.copy_(draw(self.step, self._keys))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns where it is; the draws follow from the step."""
+        return {**super().state_dict(), "step": int(self.step), "waits": self.waits}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on where :meth:`state_dict` was taken, with the same draws."""
+        super().load_state_dict(state)
+        self.move_to(state["step"])
+        self.waits = state["waits"]
 
     def close(self) -> None:
         """Lets optimizers step on whole parameters again."""

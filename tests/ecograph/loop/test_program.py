@@ -22,6 +22,8 @@ EMPTY_SLOTS = [
     "before_evaluate",
     "after_evaluate",
     "after_epoch",
+    "epoch_is_complete",
+    "stop",
     "after_training",
 ]
 FULL_SLOTS = [
@@ -130,7 +132,7 @@ def test_imports_move_to_the_top_once() -> None:
     for slot in ("before_training", "after_training"):
         program.insert(slot, "import math\nfrom ecograph import errors\nprint(math.pi, errors)")
     source = program.source()
-    assert source.startswith("import math\nimport time\n\nimport torch\nfrom ecograph import errors\n")
+    assert source.startswith("import math\nfrom collections.abc import Callable, Iterable\n")
     assert source.count("import math") == source.count("import errors") == 1
 
 
@@ -185,10 +187,10 @@ def test_substitute_changes_what_is_read_not_what_is_assigned() -> None:
 def test_record_and_argument() -> None:
     program = Program()
     program.record("rate", "sampler.rate")
-    program.argument("sampler", 3)
+    program.argument("sampler", 3, annotation=code("int"))
     source = program.source()
     assert source.index("rate=sampler.rate") < source.index("seconds=")
-    assert "lr_scheduler=None, *, sampler" in " ".join(source.split())
+    assert "lr_scheduler: LRScheduler | None = None, *, sampler: int" in " ".join(source.split())
     assert program.arguments == {"sampler": 3}
     with pytest.raises(ValueError, match="'lr', which the history has"):
         program.record("lr", "0")

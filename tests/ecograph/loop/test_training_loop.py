@@ -261,14 +261,23 @@ Its options:
     TrainingLoop(epochs=3, progress=False)
 """
 
-import time
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
-from ecograph.loop.runtime import History, Mean, batch_size, device_of, pairs
+from ecograph.loop.runtime import Clock, History, Mean, batch_size, device_of, pairs
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 
 @torch.no_grad()
-def evaluate(model, loss_fn, loader, device):
+def evaluate(
+    model: nn.Module,
+    loss_fn: Callable[..., Any],
+    loader: Iterable[Any],
+    device: torch.device,
+) -> float | None:
     """Evaluate `model`: means over the samples of `loader`."""
     model.eval()
     val_loss = Mean()
@@ -279,14 +288,21 @@ def evaluate(model, loss_fn, loader, device):
     return val_loss.mean()
 
 
-def train(model, optimizer, loss_fn, train_loader, val_loader=None, lr_scheduler=None):
+def train(
+    model: nn.Module,
+    optimizer: Optimizer,
+    loss_fn: Callable[..., Any],
+    train_loader: Iterable[Any],
+    val_loader: Iterable[Any] | None = None,
+    lr_scheduler: LRScheduler | None = None,
+) -> History:
     """Train `model` in place and return the history: one record per epoch."""
     epochs = 3
     device = device_of(model)
     history = History()
 
     for epoch in range(epochs):
-        started = time.perf_counter()
+        clock = Clock()
         model.train()
         # Summed on the device, read once per epoch: no step waits for it.
         train_loss = Mean()
@@ -308,12 +324,18 @@ def train(model, optimizer, loss_fn, train_loader, val_loader=None, lr_scheduler
             train_loss=train_loss.mean(),
             val_loss=val_loss,
             lr=optimizer.param_groups[0]["lr"],
-            seconds=time.perf_counter() - started,
+            seconds=clock.seconds(),
         )
         if lr_scheduler is not None:
             lr_scheduler.step()
 
     return history
+
+
+if __name__ == "__main__":
+    from ecograph.tools.standalone import main
+
+    main(train)
 '''
 
 
