@@ -1,0 +1,131 @@
+"""The pass: how skipped epochs look in a training loop."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from ecograph.passes.gradsamp.config import Options
+from ecograph.passes.gradsamp.sampler import EpochSampler, warn_of_no_effect
+
+if TYPE_CHECKING:
+    from ecograph.loop import Program
+
+_SAYS = {
+    "gaussian": "Some epochs are skipped: the weights move by noise that is like their last change.",
+    "extrapolate": "Some epochs are skipped: the weights repeat their last change.",
+    "none": "Some epochs are skipped: the weights stay as they are.",
+}
+
+
+class GradSamp(Options):
+    """Skip whole epochs: draw the weights' change from a Gaussian that is fitted to their last one.
+
+    With ``e`` the change of a parameter over the epoch before, a skipped epoch adds to each of its elements a number
+    from ``N(mean(e), std(e)**2)`` (population standard deviation). Nothing else changes: optimizer state, buffers and
+    frozen parameters are as they were, and the training data is not touched.
+
+    In a loop of one's own::
+
+        gradsamp = GradSamp(every=4)
+        for epoch in range(30):
+            if gradsamp.on_epoch_start(model):
+                continue
+
+    Args:
+        every: skip each ``every``-th epoch after the warm-up, 3 or more. 4, if nothing is said.
+        probability: in place of ``every``: skip an epoch with this probability, from above 0 to 1, where neither of the
+            two before was skipped. A share ``probability / (1 + 2 * probability)`` of the epochs is skipped.
+        granularity: what has a mean and a standard deviation of its own: each ``"tensor"``, each ``"channel"`` (index
+            of a tensor's first dimension), or the ``"model"``. ``"element"``: every element's mean is its own last
+            change, and the standard deviation is the tensor's. For ``mode="gaussian"``.
+        mode: ``"gaussian"``; or a control: ``"extrapolate"`` repeats the last change without noise, and ``"none"``
+            skips the epoch and leaves the weights as they are.
+        warmup: epochs at the start that are trained.
+        cooldown: epochs at the end that are trained.
+        advance_lr: learning-rate schedules go on in skipped epochs.
+        snapshot: where to keep the copy of the weights that a skip needs, for an epoch: on their ``"device"``, or on
+            the ``"cpu"``.
+        seed: of the noise, and of the plan with ``probability``.
+
+    Raises:
+        ValueError: for an option out of range, with the fix.
+
+    Source: GradSamp, arXiv 2406.07332. The README beside this file says what is the paper's and what is ours.
+    """
+
+    def sampler(self, epochs: int | None = None) -> EpochSampler:
+        """Returns what carries out the plan in one training, and holds its state.
+
+        Args:
+            epochs: how many there will be; ``cooldown`` needs it.
+        """
+        return EpochSampler(self, epochs=epochs)
+
+    def on_epoch_start(self, model: nn.Module, epoch: int | None = None) -> bool:
+        """Begins an epoch of a loop of one's own; see :meth:`EpochSampler.on_epoch_start`."""
+        return self._own.on_epoch_start(model, epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the state of the training that :meth:`on_epoch_start` was called in."""
+        return self._own.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where :meth:`state_dict` was taken."""
+        self._own.load_state_dict(state)
+
+    @cached_property
+    def _own(self) -> EpochSampler:
+        return self.sampler()
+
+    def insert(self, program: Program) -> None:
+        """Adds the skipped epochs to a generated training loop."""
+        from ecograph.loop import advance_rates, code
+
+        warn_of_no_effect(self, program.epochs, stacklevel=6)
+        program.insert("before_training", f"# {_SAYS[self.mode]}\ngradsamp = PASS.sampler(epochs=epochs)", PASS=self)
+        program.keep("gradsamp")
+        program.wrap(
+            "train_epoch",
+            """
+            if gradsamp.on_epoch_start(model, epoch):
+                # Skipped: no data is read.
+                history.note("skipped by GradSamp")
+                slot("skipped_epoch")
+            else:
+                ...
+            """,
+        )
+        with program.made_by(self.name):
+            if program.uses("progress"):
+                program.insert("skipped_epoch", "progress.skip(epoch)")
+            advance_rates(program)
+            if program.lr_step == "step":
+                self._advance_lr_by_steps(program)
+            elif not self.advance_lr:
+                step = "lr_scheduler.step(val_loss)" if program.lr_step == "val_loss" else "lr_scheduler.step()"
+                program.replace(
+                    "lr_step",
+                    """
+                    if lr_scheduler is not None and gradsamp.trains(epoch):
+                        STEP
+                    """,
+                    STEP=code(step),
+                )
+
+    def _advance_lr_by_steps(self, program: Program) -> None:
+        """Takes the steps of a schedule by the step that a skipped epoch would have taken."""
+        if not self.advance_lr:
+            return
+        # At the start, so that a loader without a length is found out there and not at the first skipped epoch.
+        program.insert("before_training", "steps_per_epoch = STEPS", STEPS=program.steps_per_epoch)
+        program.insert(
+            "skipped_epoch",
+            """
+            if lr_scheduler is not None:
+                for _ in range(steps_per_epoch):
+                    lr_scheduler.step()
+            """,
+        )
