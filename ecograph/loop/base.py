@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from ecograph.loop.runtime import Clock, History, Mean, batch_size, device_of
+from ecograph.loop.runtime import Clock, History, LossWatch, Mean, batch_size, device_of
 from torch import nn
 from torch.optim import Optimizer
 
@@ -45,6 +45,7 @@ def train(
     epochs = EPOCHS
     device = device_of(model)
     history = History()
+    watch = LossWatch(model, history)
 
     slot("before_training")
 
@@ -65,7 +66,9 @@ def train(
                             with slot("batch"):
                                 slot("before_forward")
                                 with slot("forward"):
-                                    ...
+                                    with slot("compute_loss"):
+                                        ...
+                                    slot("check_loss")
                                 slot("before_backward")
                                 with slot("backward"):
                                     loss.backward()

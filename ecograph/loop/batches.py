@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import IterableDataset
 
 # For inputs of a type, or None for a single one: the option of the loop, and how it calls the model.
 _CALLS: dict[type | None, tuple[str, str]] = {
@@ -123,15 +124,31 @@ def loss_of(outputs: Any, batch: Any, loss_fn: Callable[..., Tensor] | None) -> 
 
 
 def _not_empty(loader: Iterable[Any]) -> Iterator[Any]:
-    empty = not getattr(loader, "may_be_empty", False)  # what a resumed epoch has left
-    for batch in loader:
-        empty = False
+    may_be_empty = getattr(loader, "may_be_empty", False)  # what a resumed epoch has left
+    count = 0
+    for count, batch in enumerate(loader, start=1):
         yield batch
-    if empty:
+    if count == 0 and not may_be_empty:
         raise ValueError(
             "a loader gave no batches: is the data set empty, or smaller than one batch with drop_last=True? "
             "A generator is used up after one epoch: give a DataLoader or a list"
         )
+    said = _length(loader)
+    if said is not None and said != count and not may_be_empty:
+        raise ValueError(
+            f"a loader has {said} batches by its len(), and gave {count}: schedules and progress are planned by its "
+            "length, so the two must agree"
+        )
+
+
+def _length(loader: Any) -> int | None:
+    """Return how many batches a loader says it gives; None for a stream, which may only have guessed."""
+    if isinstance(getattr(loader, "dataset", None), IterableDataset):
+        return None
+    try:
+        return len(loader)
+    except TypeError:
+        return None
 
 
 def _check_inputs(inputs: Any, inputs_are: type | None) -> None:

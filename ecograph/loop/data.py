@@ -31,8 +31,10 @@ def forward(program: Program, batch: Batch) -> None:
             loss = loss_of(outputs, batch, loss_fn)
         """,
     }
-    for slot in ("forward", "evaluate_forward"):
+    for slot in ("compute_loss", "evaluate_forward"):
         program.replace(slot, texts[batch])
+    # Inside of autocast, so that what it computes again is computed as it was.
+    program.insert("check_loss", f"watch.check(loss, {'batch' if batch == 'dict' else 'inputs'})")
 
 
 def loops(program: Program, batch: Batch, *, checkpointed: bool = False) -> None:

@@ -3,6 +3,7 @@
 from ecograph.loop.batches import batch_size, batches, device_of, grouped, loss_of, pairs
 from ecograph.loop.callbacks import Callback, Callbacks
 from ecograph.loop.checkpoints import Checkpoints
+from ecograph.loop.finite import LossWatch
 from ecograph.loop.history import EpochRecord, History, NonFiniteLossError
 from ecograph.loop.measure import Clock, Mean, accuracy
 from ecograph.loop.progress import Progress
@@ -16,6 +17,7 @@ __all__ = [
     "Clock",
     "EpochRecord",
     "History",
+    "LossWatch",
     "Mean",
     "NonFiniteLossError",
     "Progress",

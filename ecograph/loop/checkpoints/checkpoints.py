@@ -247,12 +247,11 @@ class Checkpoints:
 class _Rest:
     """The batches of an epoch that are left; there may be none of them, where the loader had some."""
 
-    may_be_empty = True
-
     def __init__(self, loader: Iterable[Any], checkpoints: Checkpoints) -> None:
         self._loader = loader
         self._checkpoints = checkpoints
         self.may_be_empty = checkpoints._pending is not None
+        self.dataset = getattr(loader, "dataset", None)
 
     def __iter__(self) -> Iterator[Any]:
         return self._checkpoints._batches(self._loader)

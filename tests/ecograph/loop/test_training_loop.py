@@ -265,7 +265,15 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from ecograph.loop.runtime import Clock, History, Mean, batch_size, device_of, pairs
+from ecograph.loop.runtime import (
+    Clock,
+    History,
+    LossWatch,
+    Mean,
+    batch_size,
+    device_of,
+    pairs,
+)
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -300,6 +308,7 @@ def train(
     epochs = 3
     device = device_of(model)
     history = History()
+    watch = LossWatch(model, history)
 
     for epoch in range(epochs):
         clock = Clock()
@@ -311,6 +320,7 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             outputs = model(inputs)
             loss = loss_fn(outputs, targets)
+            watch.check(loss, inputs)
             loss.backward()
             optimizer.step()
             train_loss.add(loss, batch_size(targets))
@@ -757,9 +767,9 @@ def test_a_loss_that_is_nan_stops_the_run_and_keeps_the_history() -> None:
     def loss_fn(outputs: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(outputs, targets) * next(epochs)
 
-    with pytest.raises(NonFiniteLossError, match="epoch 3 is nan") as caught:
+    with pytest.raises(NonFiniteLossError, match="became nan in epoch 3.* loss function") as caught:
         TrainingLoop(9).run(model, optimizer, loss_fn, batches)
-    assert len(caught.value.history) == 3
+    assert len(caught.value.history) == 2
     assert next(epochs) == 1.0
 
 
