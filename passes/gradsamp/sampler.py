@@ -36,7 +36,7 @@ class EpochSampler:
         if epochs is None and options.cooldown:
             raise ValueError(
                 f"cooldown={options.cooldown} counts from the end of training: say how many epochs there are, "
-                f"sampler = {options!r}.sampler(epochs=30)"
+                f"sampler = GradSamp(..., cooldown={options.cooldown}).sampler(epochs=30)"
             )
         if epochs is not None:
             warn_of_no_effect(options, epochs, stacklevel=4)
@@ -114,10 +114,12 @@ class EpochSampler:
 def warn_of_no_effect(options: Options, epochs: int, *, stacklevel: int) -> None:
     """Warns where none of ``epochs`` is skipped; ``stacklevel`` as for ``warnings.warn``."""
     if not skipped_epochs(options, epochs):
-        fix = "lower every" if options.every is not None else "raise probability"
+        plan, fix = f"every={options.every}", "lower every"
+        if options.every is None:
+            plan, fix = f"probability={options.probability}", "raise probability"
         warnings.warn(
-            f"{options!r} skips none of the {epochs} epochs: {fix}, warm up and cool down for fewer epochs, or train "
-            "for more",
+            f"GradSamp with {plan}, warmup={options.warmup} and cooldown={options.cooldown} skips none of the {epochs} "
+            f"epochs: {fix}, warm up and cool down for fewer epochs, or train for more",
             NoEffectWarning,
             stacklevel=stacklevel,
         )
