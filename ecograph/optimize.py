@@ -172,6 +172,9 @@ def _passes(passes: Sequence[Any] | None, recipe: str) -> list[Pass | GroupPass]
     chosen = [registry.find(item)() if isinstance(item, str) else item for item in passes]
     for item in chosen:
         if isinstance(item, type) or not isinstance(item, (Pass, GroupPass)):
+            if callable(getattr(item, "insert", None)) and not isinstance(item, type):
+                kind = type(item).__name__
+                raise ValueError(f"{kind} changes the training loop: give it to TrainingLoop(passes=[{kind}(...)])")
             raise ValueError(f"{item!r} in passes is not a pass: give an instance, such as SparseBackward(drop=0.8)")
     return chosen
 
