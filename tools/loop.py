@@ -69,7 +69,7 @@ def loop(
 
 def _save(made: Any, output: Path) -> None:
     try:
-        made.save(output)
+        made.eject(output)
     except OSError as error:
         raise UserError(f"--output {output}: {error.strerror}") from error
     note(f"wrote {output}")

@@ -176,6 +176,10 @@ class TrainingLoop:
         train: Callable[..., History] = names["train"]
         return train
 
-    def save(self, path: str | Path) -> None:
-        """Write the text to a file."""
+    def eject(self, path: str | Path) -> None:
+        """Write the text to a file, to be a program of its own: imported for `train`, or run as a script.
+
+        `python FILE --help` says how a model and data are named there. ecograph does not come back to the file: it is
+        yours to change.
+        """
         Path(path).write_text(self.source, encoding="utf-8")

@@ -414,7 +414,7 @@ def test_every_text_is_python_of_88_columns() -> None:
 def test_every_text_passes_ruff(tmp_path: Path) -> None:
     pytest.importorskip("ruff")
     for number, loop in enumerate(some_loops()):
-        loop.save(tmp_path / f"loop_{number}.py")
+        loop.eject(tmp_path / f"loop_{number}.py")
     rules = ["--select", "E,F,I,B,N,SIM,UP,D", "--config", 'lint.pydocstyle.convention = "google"']
     for check in (["check", *rules], ["format", "--check"]):
         command = [sys.executable, "-m", "ruff", *check, "--isolated", "."]
@@ -424,7 +424,7 @@ def test_every_text_passes_ruff(tmp_path: Path) -> None:
 
 def test_the_saved_text_runs_on_its_own(tmp_path: Path) -> None:
     loop = TrainingLoop(2, amp="bf16", clip=1.0, accumulate=2, metric="accuracy")
-    loop.save(tmp_path / "my_loop.py")
+    loop.eject(tmp_path / "my_loop.py")
     (tmp_path / "main.py").write_text(
         "import torch\n"
         "from my_loop import train\n"
@@ -451,7 +451,7 @@ def test_the_saved_text_runs_on_its_own(tmp_path: Path) -> None:
 
 def test_the_saved_text_is_the_text(tmp_path: Path) -> None:
     loop = TrainingLoop(2)
-    loop.save(str(tmp_path / "loop.py"))
+    loop.eject(str(tmp_path / "loop.py"))
     assert (tmp_path / "loop.py").read_text() == loop.source
 
 
