@@ -16,6 +16,9 @@ from ecograph.passes.gradsamp.config import Options
 from ecograph.passes.gradsamp.noise import standard_normal
 from ecograph.passes.gradsamp.statistics import joint_moments, moments
 
+#: Why most of the parameters are left alone that are.
+UNCHANGED = "did not change"
+
 
 @torch.no_grad()
 def sample(
@@ -56,7 +59,7 @@ def _why_not(parameter: nn.Parameter, before: Tensor | None) -> str:
     size = float(_change(parameter, before).abs().sum())
     if not math.isfinite(size):
         return "its change is not finite"
-    return "" if size else "did not change"
+    return "" if size else UNCHANGED
 
 
 def _change(parameter: nn.Parameter, before: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from ecograph.errors import NoEffectWarning
 from ecograph.passes.gradsamp.config import Options
 from ecograph.passes.gradsamp.parameters import snapshot, trainable
 from ecograph.passes.gradsamp.plan import is_skipped, skipped_epochs
-from ecograph.passes.gradsamp.sample import sample
+from ecograph.passes.gradsamp.sample import UNCHANGED, sample
 
 
 class EpochSampler:
@@ -24,6 +24,11 @@ class EpochSampler:
     Args:
         options: which epochs are skipped, and how the weights move then.
         epochs: how many epochs there will be, for ``cooldown``.
+
+    Attributes:
+        options: the same.
+        epochs: the same.
+        left: the parameters that the last skip left as they are, by name, with the reasons.
 
     Raises:
         ValueError: where ``epochs`` is missing, and ``cooldown`` needs it.
@@ -42,6 +47,7 @@ class EpochSampler:
             warn_of_no_effect(options, epochs, stacklevel=4)
         self.options = options
         self.epochs = epochs
+        self.left: dict[str, str] = {}
         self._epoch = -1
         self._snapshot: dict[str, Tensor] | None = None
         self._told = False
@@ -65,7 +71,9 @@ class EpochSampler:
             ValueError: where an epoch is skipped, and it is not known what the weights were an epoch ago.
 
         Warns:
-            UserWarning: once, of parameters that stay as they are in a skipped epoch.
+            UserWarning: once, of parameters that stay as they are for an unusual reason, such as a change that is not
+                finite. ``left`` has them all.
+            NoEffectWarning: where no parameter has changed at all.
         """
         if epoch is None:
             epoch = self._epoch + 1
@@ -88,12 +96,20 @@ class EpochSampler:
                 f"epoch {epoch + 1} is skipped, and where the weights were an epoch ago is not known: begin every "
                 "epoch with on_epoch_start; and to resume a training, load the state_dict() that belongs to it"
             )
-        left = sample(trainable(model), self._snapshot, self.options, epoch)
-        if left and not self._told:
-            self._told = True
-            some = ", ".join(f"{name} ({reason})" for name, reason in list(left.items())[:3])
-            more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        parameters = trainable(model)
+        self.left = sample(parameters, self._snapshot, self.options, epoch)
+        # A few that did not change are nothing unusual: a batch norm cancels the bias before it.
+        odd = {name: reason for name, reason in self.left.items() if reason != UNCHANGED}
+        if self._told or not (odd or len(self.left) == len(parameters)):
+            return
+        self._told = True
+        if odd:
+            some = ", ".join(f"{name} ({reason})" for name, reason in list(odd.items())[:3])
+            more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
             warnings.warn(f"GradSamp leaves parameters as they are: {some}{more}", stacklevel=3)
+        else:
+            message = f"GradSamp moves nothing: no parameter changed in epoch {epoch}; is the learning rate 0?"
+            warnings.warn(message, NoEffectWarning, stacklevel=3)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the epoch that was begun last, and the weights at its start where the next one needs them."""

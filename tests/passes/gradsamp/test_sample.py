@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import ecograph
 from ecograph.passes import GradSamp
 
 Change = Callable[[str, Tensor], Tensor]
@@ -242,15 +243,27 @@ def test_what_did_not_change_or_is_not_finite_stays_and_is_told_once() -> None:
                     for name, parameter in model.named_parameters():
                         parameter.add_(changes[name])
 
-    message = r"leaves parameters as they are: still \(did not change\), nan \(its change is not finite\), infinite"
+    message = r"leaves parameters as they are: nan \(its change is not finite\), infinite \(its"
     with pytest.warns(UserWarning, match=message) as caught:
         epochs()
     assert len(caught) == 1
+    assert sampler.left["still"] == "did not change" and list(sampler.left) == ["still", "nan", "infinite"]
     assert torch.equal(model.still, torch.zeros(3, 2))
     assert bool(model.infinite.isinf().all())
     assert int(model.nan.isnan().sum()) == 1 and model.nan[1, 1].item() == 2
     assert torch.equal(model.well, torch.full((3, 2), 6.0))  # the others are no part of the model's mean
     epochs()  # said once
+
+
+def test_a_bias_that_a_batch_norm_cancels_is_nothing_to_warn_of() -> None:
+    model = Tensors(bias=torch.zeros(3), weight=torch.zeros(3))
+    skip(model, lambda name, parameter: torch.full_like(parameter, float(name == "weight")))
+    assert torch.equal(model.bias, torch.zeros(3)) and torch.equal(model.weight, torch.full((3,), 2.0))
+
+
+def test_an_epoch_that_changed_nothing_is_told() -> None:
+    with pytest.warns(ecograph.NoEffectWarning, match="no parameter changed in epoch 2; is the learning rate 0"):
+        skip(nn.Linear(3, 2), lambda name, parameter: torch.zeros_like(parameter))
 
 
 def test_a_parameter_that_was_not_there_stays() -> None:

@@ -19,9 +19,8 @@ def by_hand(change: Tensor) -> tuple[float, float]:
 
 def close(found: Any, expected: Any, dtype: torch.dtype = torch.float64) -> None:
     tolerance = 1e-5 if dtype == torch.float32 else 1e-12
-    torch.testing.assert_close(
-        torch.as_tensor(found).double(), torch.as_tensor(expected).double(), rtol=tolerance, atol=tolerance
-    )
+    found, expected = (torch.as_tensor(each, dtype=torch.float64) for each in (found, expected))
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
 
 SHAPES = [(), (1,), (7,), (5, 3), (4, 3, 2, 2), (6, 1), (1, 6)]
@@ -45,8 +44,8 @@ def test_of_channels(shape: tuple[int, ...]) -> None:
     mean, spread = (torch.broadcast_to(each, shape) for each in moments(change, "channel"))
     for index, row in enumerate(change):
         expected = by_hand(row)
-        close(mean[index], torch.full(shape[1:], expected[0]))
-        close(spread[index], torch.full(shape[1:], expected[1]))
+        close(mean[index], expected[0] * torch.ones_like(row))
+        close(spread[index], expected[1] * torch.ones_like(row))
 
 
 @pytest.mark.parametrize("shape", [(), (7,), (6, 1), (6, 1, 1)])
