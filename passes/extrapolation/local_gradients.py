@@ -8,13 +8,13 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import GradBucket  # torch.distributed's own, which type checkers do not find there
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
 #: Sends a bucket of gradients to the other workers and gives their mean, as DDP's communication hooks do.
-Reduce = Callable[[dist.GradBucket], torch.futures.Future[Tensor]]
+Reduce = Callable[[GradBucket], torch.futures.Future[Tensor]]
 
 
 class LocalGradients:
@@ -53,7 +53,7 @@ class BucketGradients(LocalGradients):
         self.reduce = reduce
         self.wanted = True
 
-    def hook(self, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    def hook(self, bucket: GradBucket) -> torch.futures.Future[Tensor]:
         """Keeps the gradients of a bucket, and has them reduced."""
         if self.wanted:
             for parameter, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True):
@@ -87,7 +87,7 @@ class BucketGradients(LocalGradients):
 _registered: WeakKeyDictionary[DistributedDataParallel, BucketGradients] = WeakKeyDictionary()
 
 
-def _hook(state: BucketGradients, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+def _hook(state: BucketGradients, bucket: GradBucket) -> torch.futures.Future[Tensor]:
     return state.hook(bucket)
 
 

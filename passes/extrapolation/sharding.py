@@ -3,55 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor import DTensor
 
-def is_sharded(tensor: Tensor) -> bool:
+
+def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
     """Whether it is a DTensor; asked without importing what a training on one device has no use for."""
     return hasattr(tensor, "device_mesh")
 
 
 def own_part(tensor: Tensor) -> Tensor:
-    """Returns what of a tensor is on this rank: of a DTensor the storage itself, not a copy, under ``no_grad``."""
-    sharded: Any = tensor
-    return sharded.to_local() if is_sharded(tensor) else tensor
+    """Returns what of a tensor is on this rank: of a DTensor the storage itself, not a copy."""
+    return tensor.to_local() if is_sharded(tensor) else tensor
 
 
 def full(tensor: Tensor) -> Tensor:
     """Returns a tensor as a whole; of a DTensor, all ranks must ask."""
-    sharded: Any = tensor
-    return sharded.full_tensor() if is_sharded(tensor) else tensor
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
-def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """Shards a tensor, which all ranks have as a whole, in the way of the DTensor ``like``."""
+def shard_like(tensor: Tensor, like: DTensor) -> Tensor:
+    """Shards a tensor, which all ranks have as a whole, in the way of ``like``."""
     from torch.distributed.tensor import distribute_tensor
 
-    sharded: Any = like
-    return distribute_tensor(tensor, sharded.device_mesh, sharded.placements, src_data_rank=None)
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
 
 
 def aligned(gradient: Tensor, parameter: Tensor) -> Tensor:
     """Returns a gradient that is sharded as its parameter is."""
-    if not is_sharded(gradient) or not is_sharded(parameter):
-        return gradient
-    have: Any = gradient
-    want: Any = parameter
-    return have if have.placements == want.placements else have.redistribute(want.device_mesh, want.placements)
+    if is_sharded(gradient) and is_sharded(parameter) and gradient.placements != parameter.placements:
+        return gradient.redistribute(parameter.device_mesh, parameter.placements)
+    return gradient
 
 
 def true_everywhere(flag: Tensor, parameters: Iterable[Tensor]) -> Tensor:
     """Returns whether ``flag`` (0-d, bool) is true on all ranks that hold a part of any of the parameters."""
     import torch.distributed as dist
 
-    meshes: list[Any] = []
+    meshes: list[DeviceMesh] = []
     for parameter in parameters:
-        mesh = getattr(parameter, "device_mesh", None)
-        if mesh is not None and mesh not in meshes:
-            meshes.append(mesh)
+        if is_sharded(parameter) and parameter.device_mesh not in meshes:
+            meshes.append(parameter.device_mesh)
     if not meshes:
         return flag
     number = flag.to(torch.int32)
