@@ -28,6 +28,8 @@ def __getattr__(name: str) -> Any:
     """Imports the passes and the loop generator when they are first asked for."""
     if name == "passes":
         return import_module("ecograph.passes")
+    if name == "loop":
+        return import_module("ecograph.loop")
     if name == "TrainingLoop":
         return import_module("ecograph.loop").TrainingLoop
     raise AttributeError(f"module 'ecograph' has no attribute {name!r}")

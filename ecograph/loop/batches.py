@@ -126,7 +126,8 @@ def loss_of(outputs: Any, batch: Any, loss_fn: Callable[..., Tensor] | None) -> 
 def _not_empty(loader: Iterable[Any]) -> Iterator[Any]:
     may_be_empty = getattr(loader, "may_be_empty", False)  # what a resumed epoch has left
     count = 0
-    for count, batch in enumerate(loader, start=1):
+    for batch in loader:
+        count += 1
         yield batch
     if count == 0 and not may_be_empty:
         raise ValueError(

@@ -25,7 +25,7 @@ def lay_out(text: str, width: int = WIDTH) -> str:
     kept = _lines_inside_strings(text)
     lines: list[str] = []
     for number, line in enumerate(text.splitlines(), start=1):
-        lines += [line] if number in kept else _break(_spaced_defaults(_bare_tuple(_double_quoted(line.rstrip()))), width)
+        lines += [line] if number in kept else _break(_as_written(line.rstrip()), width)
     laid_out = "\n".join(lines) + "\n"
     assert ast.dump(ast.parse(laid_out)) == ast.dump(ast.parse(text)), f"the layout changed the code:\n{text}"
     return laid_out
@@ -34,6 +34,11 @@ def lay_out(text: str, width: int = WIDTH) -> str:
 def _lines_inside_strings(text: str) -> set[int]:
     spans = [(token.start[0], token.end[0]) for token in tokenize.generate_tokens(io.StringIO(text).readline)]
     return {line for start, end in spans if start != end for line in range(start, end + 1)}
+
+
+def _as_written(line: str) -> str:
+    """Return one line of statement as a person would write it."""
+    return _spaced_defaults(_bare_tuple(_double_quoted(line)))
 
 
 def _double_quoted(line: str) -> str:

@@ -14,7 +14,7 @@ from ecograph.loop.checkpoints.file import CheckpointError, read
 from ecograph.loop.checkpoints.fingerprint import fingerprint, refuse_another
 from ecograph.loop.checkpoints.folder import Folder
 from ecograph.loop.checkpoints.interrupts import Interrupts
-from ecograph.loop.checkpoints.position import Position
+from ecograph.loop.checkpoints.position import Position, warn_of_persistent_workers
 from ecograph.loop.checkpoints.random_state import random_state, set_random_state
 from ecograph.loop.history import NonFiniteLossError
 from ecograph.loop.measure import Mean
@@ -85,6 +85,7 @@ class Checkpoints:
         self._rates = [rate for record in records(state["model"]) for rate in record.rates]
         self._loader = loader
         self._position = Position()
+        warn_of_persistent_workers(loader)
         self._interrupts = Interrupts()
         self._epoch = 0
         self._steps = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -18,7 +19,9 @@ class Position:
     A loader's order is decided as its iteration begins, by random numbers drawn there. So what is kept is the state of
     the generators at that moment and how many batches were handed out. To come back, the iteration is begun again from
     that state, and as many batches are read and passed over: whatever the data set and its workers drew, they draw
-    again. A loader with a state of its own (``torchdata``'s ``StatefulDataLoader``) is asked to go there itself.
+    again. Workers that live on from epoch to epoch carry random numbers along that nobody can read: what they draw
+    differs after a restart. A loader with a state of its own (``torchdata``'s ``StatefulDataLoader``) is asked to go
+    there itself.
     """
 
     def __init__(self) -> None:
@@ -94,6 +97,16 @@ class Position:
         for batch in iterator:
             self.batches += 1
             yield batch
+
+
+def warn_of_persistent_workers(loader: Any) -> None:
+    """Warns where the data of a resumed run may be augmented by other random numbers."""
+    if getattr(loader, "persistent_workers", False) and getattr(loader, "num_workers", 0):
+        warnings.warn(
+            "the training loader has persistent_workers=True: random numbers that its workers draw are others after a "
+            "resume, so it is bit-exact only if the data set draws none; persistent_workers=False makes it so",
+            stacklevel=4,
+        )
 
 
 def _generators(loader: Any) -> list[torch.Generator]:
