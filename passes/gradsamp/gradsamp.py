@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from ecograph.loop import Program
 
 _SAYS = {
-    "gaussian": "Some epochs are skipped: the weights move by noise that is like their last change.",
-    "extrapolate": "Some epochs are skipped: the weights repeat their last change.",
-    "none": "Some epochs are skipped: the weights stay as they are.",
+    "gaussian": "In skipped epochs the weights move by noise like their last change.",
+    "extrapolate": "In skipped epochs the weights repeat their last change.",
+    "none": "In skipped epochs the weights stay as they are.",
 }
 
 
@@ -33,6 +33,8 @@ class GradSamp(Options):
         for epoch in range(30):
             if gradsamp.on_epoch_start(model):
                 continue
+
+    With ``cooldown``, or for several trainings, make samplers of it: ``EpochSampler(gradsamp, epochs=30)``.
 
     Args:
         every: skip each ``every``-th epoch after the warm-up, 3 or more. 4, if nothing is said.
@@ -56,14 +58,6 @@ class GradSamp(Options):
     Source: GradSamp, arXiv 2406.07332. The README beside this file says what is the paper's and what is ours.
     """
 
-    def sampler(self, epochs: int | None = None) -> EpochSampler:
-        """Returns what carries out the plan in one training, and holds its state.
-
-        Args:
-            epochs: how many there will be; ``cooldown`` needs it.
-        """
-        return EpochSampler(self, epochs=epochs)
-
     def on_epoch_start(self, model: nn.Module, epoch: int | None = None) -> bool:
         """Begins an epoch of a loop of one's own; see :meth:`EpochSampler.on_epoch_start`."""
         return self._own.on_epoch_start(model, epoch)
@@ -78,14 +72,23 @@ class GradSamp(Options):
 
     @cached_property
     def _own(self) -> EpochSampler:
-        return self.sampler()
+        return EpochSampler(self)
 
     def insert(self, program: Program) -> None:
         """Adds the skipped epochs to a generated training loop."""
         from ecograph.loop import advance_rates, code
 
         warn_of_no_effect(self, program.epochs, stacklevel=6)
-        program.insert("before_training", f"# {_SAYS[self.mode]}\ngradsamp = PASS.sampler(epochs=epochs)", PASS=self)
+        program.insert(
+            "before_training",
+            f"""
+            from ecograph.passes.gradsamp import EpochSampler
+
+            # {_SAYS[self.mode]}
+            gradsamp = EpochSampler(PASS, epochs=epochs)
+            """,
+            PASS=self,
+        )
         program.keep("gradsamp")
         program.wrap(
             "train_epoch",

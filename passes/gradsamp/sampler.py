@@ -41,10 +41,10 @@ class EpochSampler:
         if epochs is None and options.cooldown:
             raise ValueError(
                 f"cooldown={options.cooldown} counts from the end of training: say how many epochs there are, "
-                f"sampler = GradSamp(..., cooldown={options.cooldown}).sampler(epochs=30)"
+                f"EpochSampler(GradSamp(..., cooldown={options.cooldown}), epochs=30)"
             )
         if epochs is not None:
-            warn_of_no_effect(options, epochs, stacklevel=4)
+            warn_of_no_effect(options, epochs, stacklevel=3)
         self.options = options
         self.epochs = epochs
         self.left: dict[str, str] = {}

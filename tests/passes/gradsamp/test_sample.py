@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 import ecograph
 from ecograph.passes import GradSamp
+from ecograph.passes.gradsamp import EpochSampler
 
 Change = Callable[[str, Tensor], Tensor]
 
 
 def skip(model: nn.Module, change: Change, epoch: int = 2, wrapped: nn.Module | None = None, **options: Any) -> None:
     """Changes the weights as an epoch would, and skips the next one."""
-    sampler = GradSamp(3, warmup=epoch - 2, **options).sampler()
+    sampler = EpochSampler(GradSamp(3, warmup=epoch - 2, **options))
     trained = model if wrapped is None else wrapped
     assert not sampler.on_epoch_start(trained, epoch - 1)
     with torch.no_grad():
@@ -52,7 +53,7 @@ def test_extrapolation_is_exact(dtype: torch.dtype) -> None:
     def change(name: str, parameter: Tensor) -> Tensor:
         return torch.randn_like(parameter) * 0.1
 
-    sampler = GradSamp(3, mode="extrapolate").sampler()
+    sampler = EpochSampler(GradSamp(3, mode="extrapolate"))
     sampler.on_epoch_start(model, 1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -203,7 +204,7 @@ class Tied(nn.Module):
 def test_tied_once_frozen_not_buffers_and_optimizer_not() -> None:
     model = Tied()
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    sampler = GradSamp(3, mode="extrapolate").sampler()
+    sampler = EpochSampler(GradSamp(3, mode="extrapolate"))
     starts: list[dict[str, Tensor]] = []
     for epoch in range(2):
         sampler.on_epoch_start(model)
@@ -234,7 +235,7 @@ def test_what_did_not_change_or_is_not_finite_stays_and_is_told_once() -> None:
     tensors["nan"][0, 0] = float("nan")
     model = Tensors(**tensors)
     changes = {"still": 0.0, "nan": 1.0, "infinite": float("inf"), "well": 2.0}
-    sampler = GradSamp(3, granularity="model").sampler()
+    sampler = EpochSampler(GradSamp(3, granularity="model"))
 
     def epochs() -> None:
         for _ in range(3):
@@ -269,7 +270,7 @@ def test_an_epoch_that_changed_nothing_is_told() -> None:
 def test_a_parameter_that_was_not_there_stays() -> None:
     model = Tensors(a=torch.zeros(3), b=torch.zeros(3))
     model.b.requires_grad_(False)
-    sampler = GradSamp(3).sampler()
+    sampler = EpochSampler(GradSamp(3))
     sampler.on_epoch_start(model, 1)
     with torch.no_grad():
         model.a.add_(1)

@@ -85,7 +85,7 @@ def test_the_weights_in_a_skipped_epoch_are_all_that_changes() -> None:
 @pytest.mark.parametrize("mode", ["gaussian", "extrapolate", "none"])
 def test_a_copy_is_held_for_the_one_epoch_that_needs_it(mode: Any) -> None:
     model, optimizer = new()
-    sampler = GradSamp(4, mode=mode, cooldown=1).sampler(epochs=9)
+    sampler = EpochSampler(GradSamp(4, mode=mode, cooldown=1), epochs=9)
     held = []
     for epoch in range(9):
         starts = [parameter.detach().clone() for parameter in model.parameters()]
@@ -100,16 +100,19 @@ def test_a_copy_is_held_for_the_one_epoch_that_needs_it(mode: Any) -> None:
 
 def test_no_copy_for_an_epoch_that_cooldown_trains() -> None:
     for cooldown, held in ((0, True), (1, False)):
-        sampler = GradSamp(4, cooldown=cooldown).sampler(epochs=8)
+        sampler = EpochSampler(GradSamp(4, cooldown=cooldown), epochs=8)
         sampler.on_epoch_start(nn.Linear(2, 2), 6)
         assert (sampler.state_dict()["snapshot"] is not None) is held
         assert sampler.trains(7) is not held
 
 
 def test_cooldown_needs_the_number_of_epochs() -> None:
-    with pytest.raises(ValueError, match=r"cooldown=2 counts from the end.*cooldown=2\).sampler\(epochs=30\)"):
+    with pytest.raises(
+        ValueError, match=r"cooldown=2 counts from the end.*EpochSampler\(GradSamp\(..., cooldown=2\), epochs=30\)"
+    ):
         GradSamp(cooldown=2).on_epoch_start(nn.Linear(2, 2))
-    assert isinstance(GradSamp(cooldown=2).sampler(epochs=30), EpochSampler)
+    assert EpochSampler(GradSamp(cooldown=2), epochs=29).trains(27)
+    assert not EpochSampler(GradSamp(cooldown=2), epochs=30).trains(27)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +125,7 @@ def test_cooldown_needs_the_number_of_epochs() -> None:
 )
 def test_a_plan_without_a_skip_is_told(options: dict[str, Any], epochs: int, words: str) -> None:
     with pytest.warns(ecograph.NoEffectWarning, match=words) as caught:
-        GradSamp(**options).sampler(epochs=epochs)
+        EpochSampler(GradSamp(**options), epochs=epochs)
     assert caught[0].filename == __file__
 
 
@@ -135,7 +138,7 @@ def test_resumed_after_any_step_it_is_the_training_that_went_on(granularity: Any
     options: dict[str, Any] = {"every": 3, "granularity": granularity, "snapshot": where}
     epochs = 7
     whole, optimizer = new()
-    sampler = GradSamp(**options).sampler(epochs=epochs)
+    sampler = EpochSampler(GradSamp(**options), epochs=epochs)
     states = []
     for place in train(whole, optimizer, sampler, epochs):
         parts = whole.state_dict(), optimizer.state_dict(), sampler.state_dict()
@@ -145,7 +148,7 @@ def test_resumed_after_any_step_it_is_the_training_that_went_on(granularity: Any
         model, optimizer = new()
         model.load_state_dict(weights)
         optimizer.load_state_dict(moments)
-        sampler = GradSamp(**options).sampler(epochs=epochs)
+        sampler = EpochSampler(GradSamp(**options), epochs=epochs)
         sampler.load_state_dict(state)
         for now in range(epoch, epochs):  # the epoch that was interrupted is begun again
             if sampler.on_epoch_start(model, now):
@@ -157,11 +160,11 @@ def test_resumed_after_any_step_it_is_the_training_that_went_on(granularity: Any
 
 def test_resumed_right_after_a_skip() -> None:
     model, optimizer = new()
-    sampler = GradSamp(3).sampler()
+    sampler = EpochSampler(GradSamp(3))
     for _ in train(model, optimizer, sampler, 3):
         pass
     moved = copy.deepcopy(model.state_dict())
-    again = GradSamp(3).sampler()
+    again = EpochSampler(GradSamp(3))
     again.load_state_dict(through_a_file(sampler.state_dict()))
     assert again.on_epoch_start(model, 2)  # begun before: the weights have moved already
     assert all(torch.equal(tensor, moved[name]) for name, tensor in model.state_dict().items())
@@ -185,7 +188,7 @@ def test_the_callback_has_the_same_state() -> None:
 
 
 def moved(model: nn.Module, *epochs: int) -> None:
-    sampler = GradSamp(3).sampler()
+    sampler = EpochSampler(GradSamp(3))
     for epoch in epochs:
         sampler.on_epoch_start(model, epoch)
 
@@ -200,7 +203,7 @@ def test_a_skip_needs_the_start_of_the_epoch_before(epochs: tuple[int, ...]) -> 
 
 
 def test_the_control_without_an_update_needs_nothing() -> None:
-    sampler = GradSamp(3, mode="none").sampler()
+    sampler = EpochSampler(GradSamp(3, mode="none"))
     assert sampler.on_epoch_start(nn.Linear(2, 2), 2)
 
 
