@@ -1,7 +1,11 @@
 """What all tests share: the support folder on the path, and torchvision's operators where they are missing."""
 
+import os
 import sys
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores; also for those that tests start
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A folder of its own: "tests" itself on the path would make "tests/ecograph" look like the package.
 sys.path.insert(0, str(Path(__file__).parent / "support"))

@@ -91,10 +91,13 @@ _PASSING = ("progress", "annotate", "checkpoint", "checkpoint_every", "log")
 def _lasting(loop: TrainingLoop) -> dict[str, object]:
     """Return the options that a run must be resumed with, as they are written in the head of the text."""
     kept = [each for each in _call(loop).keywords if each.arg not in _PASSING]
-    plain = {each.arg: each.value for each in kept if each.arg is not None}
-    return {
-        name: value.value if isinstance(value, ast.Constant) else ast.unparse(value) for name, value in plain.items()
-    }
+    return {each.arg: _plain(each.value) for each in kept if each.arg is not None}
+
+
+def _plain(value: ast.expr) -> object:
+    if isinstance(value, ast.List):
+        return [_plain(each) for each in value.elts]
+    return value.value if isinstance(value, ast.Constant) else ast.unparse(value)
 
 
 def head(loop: TrainingLoop) -> str:
@@ -102,8 +105,9 @@ def head(loop: TrainingLoop) -> str:
     call = lay_out(ast.unparse(_call(loop)), width=WIDTH - len(INDENT))
     parts = [f"Training loop, written by ecograph {version('ecograph')}.", "Its options:", _indented(call)]
     if loop.passes:
-        lines = (f"{each.name}: {each.numerics}; {each.source}" for each in loop.passes)
-        parts += ["Its passes:", _indented("\n".join(lines))]
+        lines = [f"{each.name}: {each.numerics}; {each.source}" for each in loop.passes]
+        wrapped = [textwrap.fill(line, WIDTH - len(INDENT), subsequent_indent=INDENT) for line in lines]
+        parts += ["Its passes:", _indented("\n".join(wrapped))]
     return "\n\n".join(parts) + "\n"
 
 

@@ -33,6 +33,23 @@ class Callback:
         """Go on from what `state_dict` returned."""
 
 
+def check_callbacks(callbacks: object) -> tuple[Callback, ...]:
+    """Return `callbacks` as a tuple.
+
+    Raises:
+        ValueError: for something in it that is not a Callback.
+    """
+    if not isinstance(callbacks, Iterable):
+        raise ValueError(f"callbacks={callbacks!r} is not a list: write callbacks=[...]")
+    found = tuple(callbacks)
+    for each in found:
+        if isinstance(each, type) and issubclass(each, Callback):
+            raise ValueError(f"callbacks has the class {each.__name__}: give an instance, {each.__name__}()")
+        if not isinstance(each, Callback):
+            raise ValueError(f"callbacks has {each!r}: derive its class from ecograph.loop.Callback")
+    return found
+
+
 class Callbacks(Callback):
     """Several callbacks as one: each is told, in their order."""
 
@@ -42,10 +59,7 @@ class Callbacks(Callback):
         Raises:
             ValueError: for something that is not a Callback.
         """
-        self._all = list(callbacks)
-        for each in self._all:
-            if not isinstance(each, Callback):
-                raise ValueError(f"callbacks has {each!r}: derive its class from ecograph.loop.Callback")
+        self._all = check_callbacks(callbacks)
 
     def on_epoch_start(self, epoch: int, model: nn.Module) -> None:
         """Tell each."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -43,6 +44,23 @@ def check_decay(value: object) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if value is not None and not (number and 0 < value < 1):  # type: ignore[operator]
         raise ValueError(f"ema={value!r} must be a decay between 0 and 1, such as 0.999; None averages nothing")
+
+
+def check_log(value: object) -> str | tuple[str, ...] | None:
+    """Return `value`, None or one path or several, as text.
+
+    Raises:
+        ValueError: for anything else, and for a file that is neither .csv nor .jsonl.
+    """
+    if value is None:
+        return None
+    paths = [value] if isinstance(value, str | Path) else value
+    if not isinstance(paths, list | tuple) or not all(isinstance(each, str | Path) for each in paths):
+        raise ValueError(f"log={value!r} must be a path: a file .csv or .jsonl, a folder for TensorBoard, or a list")
+    for each in paths:
+        if Path(each).suffix not in ("", ".csv", ".jsonl"):
+            raise ValueError(f"log={str(each)!r} must end in .csv or .jsonl, or be a folder for TensorBoard")
+    return str(value) if isinstance(value, str | Path) else tuple(map(str, paths))
 
 
 def check_metric(value: object) -> None:

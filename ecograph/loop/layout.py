@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import io
+import textwrap
 import tokenize
 from collections.abc import Iterator
 from itertools import pairwise
@@ -79,8 +80,12 @@ def _spaced_defaults(line: str) -> str:
 
 
 def _break(line: str, width: int) -> list[str]:
-    if len(line) <= width or line.lstrip().startswith("#"):
+    if len(line) <= width:
         return [line]
+    if line.lstrip().startswith("#"):
+        text = line.lstrip()
+        start = line[: len(line) - len(text)] + "# "
+        return textwrap.wrap(text.lstrip("# "), width, initial_indent=start, subsequent_indent=start)
     is_import = line.startswith("from ")
     if is_import:
         line = line.replace(" import ", " import (") + ")"

@@ -117,7 +117,7 @@ def lr_step(program: Program, when: Literal["epoch", "step", "val_loss"]) -> Non
     """
     plateau = """
         with slot("lr_step"):
-            if lr_scheduler is not None:
+            if lr_scheduler is not None and val_loss is not None:
                 lr_scheduler.step(val_loss)
     """
     program.insert(slot, plateau if when == "val_loss" else text)
@@ -148,7 +148,7 @@ def ema(program: Program, decay: float) -> None:
         """
         from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-        # The exponential moving average of the weights: evaluated, and what the model is left with.
+        # A moving average of the weights: what is evaluated, and what the model ends with.
         averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(DECAY), use_buffers=True)
         """,
         DECAY=decay,
@@ -198,7 +198,7 @@ def log(program: Program, path: str) -> None:
 def callbacks(program: Program, each: Sequence[Callback]) -> None:
     """Tell the user's own objects what happens when."""
     kind = code("Iterable[Callback]", imports="from ecograph.loop.runtime import Callback")
-    program.argument("callbacks", list(each), annotation=kind, default=code("()"))
+    program.argument("callbacks", tuple(each), annotation=kind, default=code("()"))
     program.insert(
         "before_training",
         """
@@ -223,7 +223,7 @@ def checkpoint(program: Program, folder: str, every: int | None, options: dict[s
         f"""
         from ecograph.loop.runtime import Checkpoints
 
-        # Holds all that the rest of training depends on: with resume=True it goes on where it was, bit for bit.
+        # Holds all that the rest of training depends on; resume=True goes on where it was.
         checkpoints = Checkpoints(
             FOLDER{rest}, state=dict({state}), options=OPTIONS, loader=train_loader, resume=resume
         )

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ecograph.loop import checks
 from ecograph.loop.build import build, head
-from ecograph.loop.callbacks import Callback
+from ecograph.loop.callbacks import Callback, check_callbacks
 from ecograph.loop.data import Batch
 from ecograph.loop.history import History
 from ecograph.loop.loop_pass import LoopPass, check_passes
@@ -110,6 +110,8 @@ class TrainingLoop:
         checks.check_flag("progress", self.progress)
         checks.check_flag("annotate", self.annotate)
         object.__setattr__(self, "passes", check_passes(self.passes))
+        object.__setattr__(self, "callbacks", check_callbacks(self.callbacks))
+        object.__setattr__(self, "log", checks.check_log(self.log))
         program = build(self)
         object.__setattr__(self, "program", program)
         object.__setattr__(self, "source", program.source(head(self)))

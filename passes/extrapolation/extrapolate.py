@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 _PLACE = {
     "past": "at w - radius * the last gradient, and applied at w.",
-    "noise": "at w + noise, radius times as large as w, and applied at w.",
+    "noise": "at w + noise as large as radius * w, and applied at w.",
     "local": "at w - radius * this worker's last one, and applied at w.",
 }
 _NEXT = {

@@ -29,7 +29,7 @@ from ecograph.loop.layout import lay_out
         ("total = sum(x for x, y in pairs_of_things)", "total = sum(\n    x for x, y in pairs_of_things\n)"),
         (
             "# a comment that is longer than the line may be",
-            "# a comment that is longer than the line may be",
+            "# a comment that is longer\n# than the line may be",
         ),
     ],
 )

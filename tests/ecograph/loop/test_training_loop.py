@@ -2,10 +2,10 @@
 
 import ast
 import copy
-import itertools
 import linecache
 import math
 import pickle
+import random
 import subprocess
 import sys
 import traceback
@@ -23,7 +23,8 @@ from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from ecograph.loop import NonFiniteLossError, Program, TrainingLoop
+from ecograph.loop import Callback, NonFiniteLossError, Program, TrainingLoop
+from ecograph.passes import Extrapolate, GradSamp, SliceOut, SparseBackward
 
 EPOCHS = 3
 Loop = Callable[..., Any]
@@ -387,7 +388,8 @@ def test_the_text_has_what_was_asked_for_and_nothing_else(name: str) -> None:
     assert "step," not in text  # nobody counts steps
 
 
-def every_loop() -> Iterator[TrainingLoop]:
+def some_loops() -> Iterator[TrainingLoop]:
+    """Yields loops of every kind, each option in many combinations with the others."""
     choices: dict[str, list[Any]] = {
         "amp": [None, "bf16", "fp16"],
         "clip": [None, 1.0],
@@ -395,14 +397,23 @@ def every_loop() -> Iterator[TrainingLoop]:
         "metric": [None, "accuracy", print],
         "lr_step": ["epoch", "step", "val_loss"],
         "batch": ["pair", "args", "kwargs", "dict"],
+        "compile": [False, True],
+        "ema": [None, 0.999],
+        "val_every": [1, 5],
+        "stop": [None, "val_loss <= 0.1", "train_loss < 1e-3"],
+        "checkpoint": [None, "runs/a"],
+        "log": [None, "history.csv", ["history.jsonl", "runs/board"]],
+        "callbacks": [[], [Callback()]],
+        "passes": [
+            *([], [GradSamp(every=4)], [Extrapolate(radius=0.1), SparseBackward(0.5)]),
+            [GradSamp(probability=0.2, mode="none"), Extrapolate(radius=0.1, direction="noise", until=3), SliceOut()],
+        ],
         "progress": [True, False],
+        "annotate": [True, False],
     }
-    for values in itertools.product(*choices.values()):
-        yield TrainingLoop(30, **dict(zip(choices, values, strict=True)))
-
-
-def some_loops() -> Iterator[TrainingLoop]:
-    return itertools.islice(every_loop(), 0, None, 23)  # a few of every kind
+    draw = random.Random(0)
+    for _ in range(60):
+        yield TrainingLoop(30, **{name: draw.choice(values) for name, values in choices.items()})
 
 
 def test_every_text_is_python_of_88_columns() -> None:
