@@ -58,6 +58,36 @@ def test_a_stream_has_no_total_in_its_first_epoch(clock: Clock) -> None:
     assert "batch 1/10" in text and "0:09 left" in text
 
 
+def test_an_epoch_that_is_skipped_is_shown_and_counts_as_done(clock: Clock) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+    with Progress(4, range(10), console=console) as progress:
+        for epoch in (0, 1):
+            for _ in range(10):
+                clock.now += 1
+                progress.update(epoch, Loss())
+        reads = Loss.reads
+        progress.skip(2)
+        assert Loss.reads == reads + 1
+        for _ in range(10):
+            clock.now += 1
+            progress.update(3, Loss())
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    skipped = next(line for line in text.split("epoch ") if "skipped" in line)
+    assert skipped.startswith("3/4") and "batch" not in skipped and "0:07 left" in skipped  # 20 s for 30 of 40 batches
+    assert "epoch 4/4" in text and "batch 10/10" in text and "0:30 in all" in text
+
+
+def test_a_skipped_epoch_of_a_short_run_or_without_a_terminal_is_silent(clock: Clock) -> None:
+    for terminal, seconds in ((True, 0.1), (False, 10.0)):
+        console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
+        with Progress(2, range(1), console=console) as progress:
+            clock.now += seconds
+            progress.skip(1)
+        assert isinstance(console.file, io.StringIO)
+        assert console.file.getvalue() == ""
+
+
 def test_a_short_run_is_silent(clock: Clock) -> None:
     assert shown(clock, range(10), seconds=0.05) == ""
     assert Loss.reads == 0
