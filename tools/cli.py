@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
-from ecograph.tools.console import stderr
+from ecograph.tools import running
 from ecograph.tools.demo import demo
 from ecograph.tools.doctor import doctor
-from ecograph.tools.errors import UserError, one_line
 from ecograph.tools.inspect import inspect
 from ecograph.tools.loop import loop
+from ecograph.tools.pass_options import LoopCommand
+from ecograph.tools.train import train
 
 app = typer.Typer(
     name="ecograph",
@@ -22,12 +23,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # a bug gets Python's own traceback
     rich_markup_mode="rich",
 )
-for command in (demo, inspect, loop, doctor):
-    app.command()(command)
-
-#: typer's exception for wrong usage. Its versions differ in where the class lives, not in what derives
-#: from it.
-_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+app.command()(demo)
+app.command()(inspect)
+app.command()(train)
+app.command(cls=LoopCommand)(loop)
+app.command()(doctor)
 
 
 @app.callback(invoke_without_command=True)
@@ -55,42 +55,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs the program and returns its exit code."""
-    try:
-        code = app(args=arguments, prog_name="ecograph", standalone_mode=False)
-        sys.stdout.flush()  # here, where a reader that is gone can be told from a bug
-    except UserError as error:
-        return _fail(str(error))
-    except _USAGE_ERROR as error:
-        return _fail(_usage(error))
-    except (KeyboardInterrupt, typer.Abort):
-        return 130
-    except BrokenPipeError:  # `ecograph inspect ... | head`: whoever read has had enough
-        _discard_stdout()
-        return 0
-    return code if isinstance(code, int) else 0
-
-
-def _usage(error: Exception) -> str:
-    """Returns typer's message, with the command whose --help would have told."""
-    context = getattr(error, "ctx", None)
-    command = context.command_path if context is not None else "ecograph"
-    message = getattr(error, "format_message", lambda: str(error))()
-    return f"{one_line(ValueError(message)).rstrip('.')} (see {command} --help)"
-
-
-def _fail(message: str) -> int:
-    stderr().print(f"[bold red]error:[/bold red] {_escape(message)}", soft_wrap=True)
-    return 2
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
-
-
-def _discard_stdout() -> None:
-    """Keeps Python from failing once more when it flushes stdout at exit."""
-    import os
-
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return running.run(app, arguments, "ecograph")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from typing import Annotated, Any
 
 import typer
 
-from ecograph.tools.console import note, print_json, stdout
+from ecograph.tools.console import no_effect_noted, note, print_json, stdout
 from ecograph.tools.errors import UserError, user_errors
 from ecograph.tools.passes import find_pass
 
@@ -20,7 +19,7 @@ def inspect(
         str,
         typer.Argument(
             metavar="SPEC",
-            help="package.module:callable, file.py:callable, timm:NAME, torchvision:NAME or hf:NAME.",
+            help="package.module:callable, file.py:callable, timm:NAME, torchvision:NAME, hf:NAME or demo:NAME.",
         ),
     ],
     input: Annotated[
@@ -64,7 +63,7 @@ def inspect(
     options = {"drop": drop, "schedule": schedule, "when": when}
     chosen = choose_passes({k: value for k, value in options.items() if value is not None}, recipe, passes or [])
     given = [parse(text) for text in input or []]
-    with _no_effect_noted(), redirect_stdout(sys.stderr):  # what the user's code prints is no part of the report
+    with no_effect_noted(), redirect_stdout(sys.stderr):  # what the user's code prints is no part of the report
         inspected = compile_subject(find(spec), given, chosen, graph=graph)
     if json:
         print_json(inspected.to_dict())
@@ -103,21 +102,3 @@ def choose_passes(options: dict[str, Any], recipe: str | None, named: Sequence[s
     if missing:
         note(f"recipe {recipe} goes without {', '.join(missing)}, which is not installed")
     return [registry.find(name)() for name in RECIPES[recipe] if name in installed]
-
-
-@contextmanager
-def _no_effect_noted() -> Iterator[None]:
-    """Turns the warning that nothing was rewritten into a note; other warnings pass as they are."""
-    from ecograph import NoEffectWarning
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", NoEffectWarning)
-        yield
-    told = set()
-    for warning in caught:
-        text = str(warning.message)
-        if not issubclass(warning.category, NoEffectWarning):
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-        elif text not in told:
-            told.add(text)
-            note(text)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ecograph.tools.console import note, stdout
+from ecograph.tools.console import no_effect_noted, note, print_python
 from ecograph.tools.errors import UserError, user_errors
-from ecograph.tools.passes import find_pass
+from ecograph.tools.pass_options import choose, with_pass_options
 
 
+@with_pass_options
 def loop(
     epochs: Annotated[int, typer.Option(help="How often to go through the training data.")] = 30,
     passes: Annotated[
@@ -32,17 +34,38 @@ def loop(
     batch: Annotated[
         str, typer.Option(help="What a batch is, and how the model is called: pair, args, kwargs or dict.")
     ] = "pair",
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the model with torch.compile.")] = False,
+    ema: Annotated[
+        float | None, typer.Option(help="Decay of an average of the weights, such as 0.999: it is what is kept.")
+    ] = None,
+    val_every: Annotated[int, typer.Option(help="Evaluate after every so many epochs, and after the last.")] = 1,
+    stop: Annotated[
+        str | None, typer.Option(help="End when a value reaches its target, such as 'val_accuracy >= 0.98'.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="A folder for checkpoints: the loop can be stopped and gone on with.")
+    ] = None,
+    checkpoint_every: Annotated[
+        int | None, typer.Option(help="Optimizer steps between checkpoints, beside those after each epoch.")
+    ] = None,
+    log: Annotated[
+        list[Path] | None,
+        typer.Option(help="Write the history to a file .csv or .jsonl, or for TensorBoard a folder. May be repeated."),
+    ] = None,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
     annotate: Annotated[bool, typer.Option(help="Say in comments which pass put in what.")] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write to this file in place of the screen.")
     ] = None,
 ) -> None:
-    """Print the source of a training loop, with what was asked for and nothing else."""
+    """Print the source of a training loop, with what was asked for and nothing else.
+
+    The file can be run: python FILE --help says how. Or import its train().
+    """
     from ecograph.loop import TrainingLoop
 
-    chosen = [find_pass(text) for text in passes or []]
-    with user_errors():
+    chosen = choose(passes)
+    with user_errors(), no_effect_noted():
         made = TrainingLoop(
             epochs,
             passes=chosen,
@@ -52,24 +75,27 @@ def loop(
             metric=metric,  # type: ignore[arg-type]
             lr_step=lr_step,  # type: ignore[arg-type]
             batch=batch,  # type: ignore[arg-type]
+            compile=compile,
+            ema=ema,
+            val_every=val_every,
+            stop=stop,
+            checkpoint=checkpoint and checkpoint.as_posix(),
+            checkpoint_every=checkpoint_every,
+            log=_paths(log or []),
             progress=progress,
             annotate=annotate,
         )
-    if output is not None:
-        _save(made, output)
+    if output is None:
+        print_python(made.source)
         return
-    console = stdout()
-    if console.is_terminal:
-        from rich.syntax import Syntax
-
-        console.print(Syntax(made.source.rstrip("\n"), "python", theme="ansi_dark", background_color="default"))
-    else:
-        print(made.source, end="")
-
-
-def _save(made: Any, output: Path) -> None:
     try:
         made.eject(output)
     except OSError as error:
         raise UserError(f"--output {output}: {error.strerror}") from error
     note(f"wrote {output}")
+
+
+def _paths(paths: Sequence[Path]) -> str | list[str] | None:
+    """Returns paths as the loop's option ``log`` is written by hand, the same on every system."""
+    texts = [each.as_posix() for each in paths]
+    return texts if len(texts) > 1 else texts[0] if texts else None

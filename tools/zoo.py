@@ -1,4 +1,4 @@
-"""Models of torchvision, timm and transformers by name: random weights, no downloads, and inputs that fit."""
+"""Models of torchvision, timm and transformers, and our own small ones, by name: random weights, no downloads."""
 
 from __future__ import annotations
 
@@ -90,6 +90,22 @@ def hf_model(name: str) -> Entry:
     return lambda: _built("hf", name, auto.from_config, config), _hf_inputs
 
 
+def demo_model(name: str) -> Entry:
+    """Returns a model that comes with ecograph: a ResNet for ``digits``, or ``gpt``, for ``text:stdlib``.
+
+    Raises:
+        UserError: where there is none of this name.
+    """
+    from ecograph.tools import demo_gpt
+    from ecograph.tools import demo_model as resnets
+
+    if name == "gpt":
+        return demo_gpt.GPT, lambda model: (Input((BATCH, TOKENS[1]), "int64"),)
+    if name not in resnets.MODELS:
+        raise _unknown("demo", name, [*resnets.MODELS, "gpt"])
+    return lambda: resnets.build(name), lambda model: (Input((BATCH, 1, 8, 8)),)
+
+
 def _auto_class(transformers: Any, config: Any) -> Any:
     """Returns the class to build with: a language model where that is what the type is for."""
     from transformers.models.auto import modeling_auto as auto
@@ -136,6 +152,7 @@ KINDS: dict[str, Callable[[str], Entry]] = {
     "torchvision": torchvision_model,
     "timm": timm_model,
     "hf": hf_model,
+    "demo": demo_model,
 }
 
 
@@ -162,4 +179,6 @@ def _built(kind: str, name: str, builder: Callable[..., Any], *args: Any, **opti
 def _unknown(kind: str, name: str, names: Iterable[str]) -> UserError:
     close = get_close_matches(name, list(names), 3)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    if kind == "demo":
+        hint = f"; give one of {', '.join(names)}"
     return UserError(f"SPEC '{kind}:{name}': {kind} has no model {name!r}{hint}")

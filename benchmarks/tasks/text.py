@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import sysconfig
 from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
-from zlib import crc32
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from models import LanguageModel
 from torch import Tensor, nn
 
+from ecograph.tools.data.text import library, windows
+from ecograph.tools.training.losses import token_cross_entropy as loss
 from tasks.task import Task
 
 BATCH = 8
@@ -23,8 +18,6 @@ EPOCHS = 10
 STEPS_PER_EPOCH = 60
 #: Of the validation text, this many windows are read, spread evenly: 65,536 bytes to predict.
 WINDOWS = 512
-#: One file in so many is for validation.
-SPLIT = 12
 
 
 def task(scale: float = 1.0, width: int = 192, heads: int = 6, depth: int = 4) -> Task:
@@ -36,13 +29,13 @@ def task(scale: float = 1.0, width: int = 192, heads: int = 6, depth: int = 4) -
         heads: of each attention.
         depth: blocks.
     """
-    train, validation = text()
+    train, validation = library()
     steps = max(1, round(scale * STEPS_PER_EPOCH))
 
     def batches(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(seed)
         while True:
-            yield windows(train, torch.randint(len(train) - CONTEXT, (BATCH,), generator=generator))
+            yield windows(train, torch.randint(len(train) - CONTEXT, (BATCH,), generator=generator), CONTEXT)
 
     def optimizer(model: nn.Module) -> torch.optim.Optimizer:
         decayed = [p for p in model.parameters() if p.ndim > 1]
@@ -56,7 +49,7 @@ def task(scale: float = 1.0, width: int = 192, heads: int = 6, depth: int = 4) -
         starts = torch.linspace(0, len(validation) - CONTEXT - 1, WINDOWS).long()
         losses = []
         for part in starts.split(32):
-            inputs, targets = windows(validation, part)
+            inputs, targets = windows(validation, part, CONTEXT)
             losses.append(loss(model(inputs.to(device)), targets.to(device)).item() * len(part))
         return sum(losses) / WINDOWS
 
@@ -70,41 +63,3 @@ def task(scale: float = 1.0, width: int = 192, heads: int = 6, depth: int = 4) -
         build=lambda: LanguageModel(width, heads, depth, CONTEXT),
         batches=batches, loss=loss, optimizer=optimizer, clip=1.0, evaluate=evaluate,
     )  # fmt: skip
-
-
-def loss(scores: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy of ``(N, T, vocabulary)`` scores for ``(N, T)`` bytes."""
-    return F.cross_entropy(scores.flatten(0, 1), targets.flatten())
-
-
-def windows(text: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns ``(N, T)`` inputs beginning at ``starts``, and the bytes that come after each of theirs."""
-    places = starts.unsqueeze(1) + torch.arange(CONTEXT + 1)
-    bytes = text[places].long()
-    return bytes[:, :-1], bytes[:, 1:]
-
-
-@cache
-def text() -> tuple[Tensor, Tensor]:
-    """Returns the training and the validation text, as bytes.
-
-    Whole files go to one side or the other, by a checksum of their path, so that the split is the same on every machine
-    and a file that one Python version has and another has not moves no other.
-    """
-    root = Path(sysconfig.get_path("stdlib"))
-    parts: tuple[list[bytes], list[bytes]] = ([], [])
-    for path in sources(root):
-        name = path.relative_to(root).as_posix()
-        parts[crc32(name.encode()) % SPLIT == 0].append(path.read_bytes())
-    train, validation = (torch.from_numpy(np.frombuffer(b"\n".join(p), np.uint8).copy()) for p in parts)
-    return train, validation
-
-
-def sources(root: Path) -> Iterator[Path]:
-    """Yields the library's own modules in a fixed order: no tests, and nothing that was installed beside them."""
-    left_out = {"site-packages", "dist-packages", "test", "tests", "__pycache__", "lib2to3", "pydoc_data"}
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(f for f in folders if f not in left_out and not f.startswith("config-"))
-        for name in sorted(files):
-            if name.endswith(".py"):
-                yield Path(folder, name)

@@ -12,7 +12,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import torch
 
 Script = Callable[[str], ModuleType]
 
@@ -160,20 +159,6 @@ def test_difference_is_paired(script: Script) -> None:
     assert mean == 2.0
     assert error == pytest.approx(1 / math.sqrt(3))
     assert difference([1.0], [3.0]) == (-2.0, None)
-
-
-def test_the_text_is_split_by_file(script: Script) -> None:
-    text = script("tasks.text")
-    train, validation = text.text()
-    assert train.dtype == validation.dtype == torch.uint8
-    assert 0.04 < len(validation) / len(train) < 0.2
-    root = Path(json.__file__).parents[1]
-    names = [path.relative_to(root).as_posix() for path in text.sources(root)]
-    assert names == list(dict.fromkeys(names)) and "json/decoder.py" in names
-    assert not [name for name in names if "site-packages" in name or "/tests/" in name or name.startswith("test/")]
-    inputs, targets = text.windows(train, torch.tensor([0, 5]))
-    assert inputs.shape == targets.shape == (2, text.CONTEXT)
-    assert torch.equal(inputs[0, 5:], inputs[1, :-5]) and torch.equal(inputs[:, 1:], targets[:, :-1])
 
 
 def test_a_text_model_learns(script: Script) -> None:

@@ -1,0 +1,61 @@
+"""From a job to a loop and all that it is called with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ecograph
+from ecograph.explain import Report
+from ecograph.loop import TrainingLoop
+from ecograph.tools.console import no_effect_noted
+from ecograph.tools.errors import UserError, user_errors
+from ecograph.tools.jobs.job import Job
+from ecograph.tools.ranks import is_main, world_size
+from ecograph.tools.training import Course, Ready, make_ready
+from ecograph.tools.training.kinds import for_loop
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A job that is about to begin.
+
+    Attributes:
+        job: what was asked for.
+        loop: its loop.
+        ready: what the loop is called with.
+    """
+
+    job: Job
+    loop: TrainingLoop
+    ready: Ready
+
+    def explained(self) -> Report | None:
+        """Returns what the passes do to the model, on average over the training; None where none rewrites it."""
+        if not self.job.setup.passes:
+            return None
+        return ecograph.explain(self.ready.model)
+
+    def announce(self) -> None:
+        """Plans the rates of the passes as the loop will, for a report without training."""
+        steps = Course.of(self.loop).steps_per_epoch(self.ready.train_loader)
+        if self.loop.program.scheduled and steps:
+            ecograph.Scheduler(self.ready.model, epochs=self.loop.epochs, steps_per_epoch=steps)
+
+
+def plan(job: Job) -> Planned:
+    """Makes everything that a job needs. Nothing is trained or written.
+
+    Raises:
+        UserError: for whatever in it does not exist or does not fit.
+    """
+    options = dict(job.loop_options)
+    if not is_main():
+        options["progress"] = False
+    with user_errors("[loop] "), no_effect_noted():
+        loop = TrainingLoop(passes=for_loop(job.passes), **options)
+    if world_size() > 1 and getattr(loop, "distributed", None) is None:
+        raise UserError(
+            f"{world_size()} processes were started, and the loop trains in one: start it without torchrun, or set "
+            "loop.distributed"
+        )
+    return Planned(job, loop, make_ready(job.setup, Course.of(loop)))

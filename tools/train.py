@@ -1,0 +1,84 @@
+"""``ecograph train``: a whole training, described in a file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ecograph.tools.console import print_json, print_python, print_text, stdout
+from ecograph.tools.errors import UserError
+from ecograph.tools.ranks import command
+
+if TYPE_CHECKING:
+    from ecograph.tools.jobs import Planned
+
+
+def train(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG.toml", help="The job. See --example.", show_default=False)
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change the job, such as loop.epochs=3. May be repeated."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the loop and what the passes do; train and write nothing.")
+    ] = False,
+    example: Annotated[bool, typer.Option("--example", help="Print a commented job to start from.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Run a whole training that a TOML file describes: model, data, passes, optimizer, loop.
+
+    ecograph train --example > job.toml writes a job that runs as it is, with every key explained. Paths are
+    relative to the folder that you are in. Also under torchrun: torchrun -m ecograph.tools train CONFIG.toml
+    """
+    if example:
+        print_text(example_text())
+        return
+    if config is None:
+        raise UserError("give the file of a job: ecograph train CONFIG.toml; --example prints one (see --help)")
+    from ecograph.tools.jobs import folder, plan, read_job
+    from ecograph.tools.jobs.run import run
+
+    started = time.perf_counter()
+    with redirect_stdout(sys.stderr):  # what the user's code prints is no part of the report
+        job = read_job(config, changes or [])
+        if job.folder is not None and not dry_run:
+            folder.check(job.folder, job, resume=resume)
+        planned = plan(job)
+        if not dry_run:
+            again = ["train", str(config), *(each for change in changes or [] for each in ("--set", change))]
+            again += ["--json"] * json + ["--resume"]
+            outcome = run(planned, resume=resume, again=command(*again), started=started)
+    if dry_run:
+        _show(planned, json=json)
+    elif json:
+        print_json(outcome.to_dict())
+    else:
+        stdout().print(outcome)
+
+
+def example_text() -> str:
+    """Returns the commented job."""
+    from importlib.resources import files
+
+    return (files("ecograph.tools.jobs") / "example.toml").read_text(encoding="utf-8")
+
+
+def _show(planned: Planned, *, json: bool) -> None:
+    """Prints what would be run."""
+    planned.announce()
+    explained = planned.explained()
+    if json:
+        report = None if explained is None else explained.to_dict()
+        print_json({"job": planned.job.table, "source": planned.loop.source, "explain": report})
+        return
+    print_python(planned.loop.source)
+    if explained is not None:
+        stdout().print(explained)

@@ -1,0 +1,48 @@
+"""What must be known of a training loop to make what it is called with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ecograph.tools.training.schedules import LrStep
+
+if TYPE_CHECKING:
+    from ecograph.loop import TrainingLoop
+
+
+@dataclass(frozen=True)
+class Course:
+    """The course that a loop takes.
+
+    Attributes:
+        epochs: how many; None where that is not known.
+        lr_step: when it advances the learning-rate schedule; None where that is not known.
+        accumulate: batches per optimizer step.
+        own_loss: whether the model may return its own loss.
+        evaluate: the loop's function that evaluates a model, for a trial before training; None where it has none.
+    """
+
+    epochs: int | None
+    lr_step: LrStep | None
+    accumulate: int = 1
+    own_loss: bool = False
+    evaluate: Callable[..., Any] | None = None
+
+    @classmethod
+    def of(cls, loop: TrainingLoop) -> Course:
+        """Returns the course of a loop that is to be run here."""
+        evaluate = loop.train.__globals__["evaluate"]
+        if callable(loop.metric):
+            evaluate = partial(evaluate, metric=loop.metric)
+        return cls(loop.epochs, loop.lr_step, loop.accumulate, loop.batch == "dict", evaluate)
+
+    def steps_per_epoch(self, loader: Any) -> int | None:
+        """Returns the optimizer steps in an epoch; None for a loader without a length."""
+        try:
+            return math.ceil(len(loader) / self.accumulate)
+        except TypeError:
+            return None
