@@ -11,6 +11,8 @@ from torch import nn
 
 import ecograph
 from ecograph import registry
+from ecograph.passes import GradSamp
+from ecograph.passes.gradsamp import EpochSampler
 from tasks.task import Task
 
 
@@ -26,6 +28,8 @@ class Arm:
         by: what the pass's schedule goes by: ``"epoch"`` or ``"iteration"``.
         recalibrate: after training, estimate the statistics of the batch norms anew, on the plain model; only for
             models that have batch norms.
+        skips: options of GradSamp; None for training in which every epoch is trained.
+        extrapolates: options of Extrapolate; None for gradients at the weights themselves.
     """
 
     title: str
@@ -34,6 +38,8 @@ class Arm:
     tail: float = 0.0
     by: str = "epoch"
     recalibrate: bool = False
+    skips: dict[str, Any] | None = None
+    extrapolates: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the arm as JSON types."""
@@ -62,13 +68,20 @@ ARMS: dict[str, Arm] = {
         {"drop": 0.8, "schedule": "alternate"},
         by="iteration",
     ),
+    "gradsamp": Arm("GradSamp, every 4th epoch", skips={"every": 4}),
+    "gradsamp-element": Arm("GradSamp, by element", skips={"every": 4, "granularity": "element"}),
+    "gradsamp-extrapolate": Arm("the last change once more", skips={"every": 4, "mode": "extrapolate"}),
+    "gradsamp-none": Arm("skipped without an update", skips={"every": 4, "mode": "none"}),
+    "extrapolation-0.01": Arm("Extrapolate 0.01", extrapolates={"radius": 0.01}),
+    "extrapolation-0.1": Arm("Extrapolate 0.1", extrapolates={"radius": 0.1}),
+    "extrapolation-noise": Arm("Extrapolate 0.01, noise", extrapolates={"radius": 0.01, "direction": "noise"}),
 }
 
 #: Batches on which the statistics of batch norms are estimated.
 RECALIBRATION = 16
 
 #: What is run if nothing else is asked for.
-DEFAULT = tuple(name for name in ARMS if name != "sparse-0.8")
+DEFAULT = tuple(name for name in ARMS if name == DENSE or name.startswith("sliceout"))
 
 
 @dataclass(frozen=True)
@@ -128,6 +141,9 @@ def plan(task: Task, names: Sequence[str]) -> list[Planned]:
                 model, _ = prepare(task, ARMS[name], task.build(), seed=0)
             report = ecograph.explain(model)
             share = report.after.total / report.before.total
+        if (skips := ARMS[name].skips) is not None:
+            sampler = EpochSampler(GradSamp(**skips), epochs=task.epochs)
+            share *= sum(map(sampler.trains, range(task.epochs))) / task.epochs
             if ARMS[name].recalibrate:
                 share += RECALIBRATION * report.before.forward / (report.before.total * task.steps)
         planned.append(Planned(name, share, task.steps, max(1, round(share * task.steps))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -13,6 +14,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import update_bn
 
 import ecograph
+from ecograph.passes import GradSamp
+from ecograph.passes.extrapolation import Extrapolation
+from ecograph.passes.gradsamp import EpochSampler
 from ecograph.tools.demo_arms import learning_rate
 from tasks import TASKS
 from tasks.arms import ARMS, RECALIBRATION, prepare
@@ -71,12 +75,26 @@ def train(task: Task, arm: str, *, seed: int, steps: int) -> dict[str, float]:
     warm_then_cosine = LambdaLR(optimizer, partial(learning_rate, total=steps))
     batches = task.batches(seed)
     losses = []
+    sampler = extrapolation = None
+    if (skips := ARMS[arm].skips) is not None:
+        sampler = EpochSampler(GradSamp(**skips, seed=seed), epochs=task.epochs)
+    if (extrapolates := ARMS[arm].extrapolates) is not None:
+        extrapolation = Extrapolation(model, optimizer, **extrapolates, **_seed(extrapolates, seed))
     wall, cpu = time.perf_counter(), time.process_time()
-    for _ in range(steps):
+    for step in range(steps):
+        epoch, within = divmod(step, task.steps_per_epoch)
+        if within == 0 and sampler is not None:
+            sampler.on_epoch_start(model, epoch)
+        if sampler is not None and not sampler.trains(epoch):
+            warm_then_cosine.step()  # the schedule goes on
+            continue
         inputs, targets = next(batches)
         optimizer.zero_grad(set_to_none=True)
-        loss = task.loss(model(inputs.to(DEVICE)), targets.to(DEVICE))
-        loss.backward()
+        with nullcontext() if extrapolation is None else extrapolation.shifted():
+            loss = task.loss(model(inputs.to(DEVICE)), targets.to(DEVICE))
+            loss.backward()
+        if extrapolation is not None:
+            extrapolation.update()
         if task.clip is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), task.clip)
         optimizer.step()
@@ -95,6 +113,10 @@ def train(task: Task, arm: str, *, seed: int, steps: int) -> dict[str, float]:
         "cpu_seconds": cpu,
         "wall_seconds": wall,
     }
+
+
+def _seed(options: dict[str, Any], seed: int) -> dict[str, int]:
+    return {"seed": seed} if options.get("direction") == "noise" else {}
 
 
 @cache
