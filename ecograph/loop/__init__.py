@@ -7,7 +7,7 @@ from ecograph.loop.callbacks import Callback
 from ecograph.loop.checkpoints import CheckpointError, Interrupted
 from ecograph.loop.history import EpochRecord, History, NonFiniteLossError
 from ecograph.loop.loop_pass import LoopPass
-from ecograph.loop.options import unscale_gradients
+from ecograph.loop.options import lr_step_if, unscale_gradients
 from ecograph.loop.program import Program
 from ecograph.loop.rates import advance_rates, insert_scheduler
 from ecograph.loop.training_loop import TrainingLoop
@@ -28,5 +28,6 @@ __all__ = [
     "code",
     "insert_scheduler",
     "literal",
+    "lr_step_if",
     "unscale_gradients",
 ]

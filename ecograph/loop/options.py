@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -110,17 +111,19 @@ def lr_step(program: Program, when: Literal["epoch", "step", "val_loss"]) -> Non
     """Advance the learning-rate scheduler, if there is one."""
     program.lr_step = when
     slot = "after_optimizer_step" if when == "step" else "after_epoch"
-    text = """
-        with slot("lr_step"):
-            if lr_scheduler is not None:
-                lr_scheduler.step()
-    """
-    plateau = """
-        with slot("lr_step"):
-            if lr_scheduler is not None and val_loss is not None:
-                lr_scheduler.step(val_loss)
-    """
-    program.insert(slot, plateau if when == "val_loss" else text)
+    program.insert(slot, 'with slot("lr_step"):\n' + textwrap.indent(_lr_step(when), "    "))
+
+
+def lr_step_if(program: Program, condition: str) -> None:
+    """Advance the learning-rate scheduler only where `condition` holds too, such as "trained"."""
+    program.replace("lr_step", _lr_step(program.lr_step, condition))
+
+
+def _lr_step(when: Literal["epoch", "step", "val_loss"], *conditions: str) -> str:
+    value = "val_loss" if when == "val_loss" else ""
+    needed = "lr_scheduler", *filter(None, [value])  # there need not be a scheduler, nor a validation in every epoch
+    test = " and ".join([*(f"{name} is not None" for name in needed), *conditions])
+    return f"if {test}:\n    lr_scheduler.step({value})"
 
 
 def progress(program: Program) -> None:

@@ -19,6 +19,26 @@ _SAYS = {
     "none": "In skipped epochs the weights stay as they are.",
 }
 
+_EPOCH = """
+    if gradsamp.on_epoch_start(model, epoch):
+        # Skipped: no data is read.
+        history.note("skipped by GradSamp")
+        slot("skipped_epoch")
+    else:
+        ...
+"""
+
+#: The same, where a statement after the epoch asks for it.
+_NAMED_EPOCH = """
+    trained = not gradsamp.on_epoch_start(model, epoch)
+    if trained:
+        ...
+    else:
+        # Skipped: no data is read.
+        history.note("skipped by GradSamp")
+        slot("skipped_epoch")
+"""
+
 
 class GradSamp(Options):
     """Skip whole epochs: draw the weights' change from a Gaussian that is fitted to their last one.
@@ -76,7 +96,7 @@ class GradSamp(Options):
 
     def insert(self, program: Program) -> None:
         """Adds the skipped epochs to a generated training loop."""
-        from ecograph.loop import advance_rates, code
+        from ecograph.loop import advance_rates, lr_step_if
 
         warn_of_no_effect(self, program.epochs, stacklevel=6)
         program.insert(
@@ -90,45 +110,27 @@ class GradSamp(Options):
             PASS=self,
         )
         program.keep("gradsamp")
-        program.wrap(
-            "train_epoch",
-            """
-            if gradsamp.on_epoch_start(model, epoch):
-                # Skipped: no data is read.
-                history.note("skipped by GradSamp")
-                slot("skipped_epoch")
-            else:
-                ...
-            """,
-        )
+        waits = not self.advance_lr and program.lr_step != "step"
+        program.wrap("train_epoch", _NAMED_EPOCH if waits else _EPOCH)
         with program.made_by(self.name):
             if program.uses("progress"):
                 program.insert("skipped_epoch", "progress.skip(epoch)")
             advance_rates(program)
-            if program.lr_step == "step":
-                self._advance_lr_by_steps(program)
-            elif not self.advance_lr:
-                step = "lr_scheduler.step(val_loss)" if program.lr_step == "val_loss" else "lr_scheduler.step()"
-                program.replace(
-                    "lr_step",
-                    """
-                    if lr_scheduler is not None and gradsamp.trains(epoch):
-                        STEP
-                    """,
-                    STEP=code(step),
-                )
+            if waits:
+                lr_step_if(program, "trained")
+            elif program.lr_step == "step" and self.advance_lr:
+                _advance_lr_by_steps(program)
 
-    def _advance_lr_by_steps(self, program: Program) -> None:
-        """Takes the steps of a schedule by the step that a skipped epoch would have taken."""
-        if not self.advance_lr:
-            return
-        # At the start, so that a loader without a length is found out there and not at the first skipped epoch.
-        program.insert("before_training", "steps_per_epoch = STEPS", STEPS=program.steps_per_epoch)
-        program.insert(
-            "skipped_epoch",
-            """
-            if lr_scheduler is not None:
-                for _ in range(steps_per_epoch):
-                    lr_scheduler.step()
-            """,
-        )
+
+def _advance_lr_by_steps(program: Program) -> None:
+    """Has a schedule by the step take those that a skipped epoch would have taken."""
+    # Counted at the start, so that a loader without a length is found out there and not at the first skipped epoch.
+    program.insert("before_training", "steps_per_epoch = STEPS", STEPS=program.steps_per_epoch)
+    program.insert(
+        "skipped_epoch",
+        """
+        if lr_scheduler is not None:
+            for _ in range(steps_per_epoch):
+                lr_scheduler.step()
+        """,
+    )

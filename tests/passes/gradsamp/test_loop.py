@@ -123,13 +123,14 @@ def test_the_text_of_a_skipped_epoch(name: str) -> None:
     assert ("    steps_per_epoch = math.ceil(len(train_loader) / 4)\n" in source) is ("accumulate" in options)
 
 
-@pytest.mark.parametrize(
-    ("lr_step", "line"), [("epoch", "lr_scheduler.step()"), ("val_loss", "lr_scheduler.step(val_loss)")]
-)
-def test_the_text_of_a_learning_rate_that_waits(lr_step: Any, line: str) -> None:
-    source = TrainingLoop(30, passes=[GradSamp(advance_lr=False)], lr_step=lr_step, progress=False).source
-    text = f"        if lr_scheduler is not None and gradsamp.trains(epoch):\n            {line}\n"
-    assert text in source and source.count("lr_scheduler.step(") == 1
+@pytest.mark.parametrize("lr_step", ["epoch", "val_loss"])
+def test_the_text_of_a_learning_rate_that_waits(lr_step: Any) -> None:
+    def statement(gradsamp: GradSamp) -> str:
+        source = TrainingLoop(30, passes=[gradsamp], lr_step=lr_step, progress=False).source
+        assert source.count("lr_scheduler.step(") == 1
+        return source.split("        if lr_scheduler is not None")[1].splitlines()[0]
+
+    assert statement(GradSamp(advance_lr=False)) == f"{statement(GradSamp())[:-1]} and trained:"
 
 
 @pytest.mark.parametrize(
@@ -272,9 +273,19 @@ def test_the_validation_loss_of_a_skipped_epoch_counts_if_the_schedule_goes_on(a
     plateau = ReduceLROnPlateau(optimizer, patience=0, threshold=1e9, factor=0.1)
     loop = TrainingLoop(4, passes=[GradSamp(every=3, advance_lr=advance)], lr_step="val_loss")
     history = loop.run(model, optimizer, F.cross_entropy, loader(), loader(), plateau)  # type: ignore[arg-type]
-    # No loss is good enough for that threshold: each that is counted, but the first, lowers the rate.
+    # No loss is good enough for that threshold: each that is counted lowers the rate, of the next epoch.
     expected = [0.1, 0.01, 0.001, 0.0001] if advance else [0.1, 0.01, 0.001, 0.001]
     assert history.column("lr") == pytest.approx(expected)
+
+
+def test_a_schedule_that_waits_waits_for_validations_too() -> None:
+    model, optimizer = new()
+    plateau = ReduceLROnPlateau(optimizer, patience=0, threshold=1e9, factor=0.1)
+    loop = TrainingLoop(6, passes=[GradSamp(every=4, advance_lr=False)], lr_step="val_loss", val_every=2)
+    history = loop.run(model, optimizer, F.cross_entropy, loader(), loader(), plateau)  # type: ignore[arg-type]
+    # Validated in epochs 1, 3 and 5, counted from 0, and epoch 3 is skipped.
+    assert history.column("lr") == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.01, 0.01])
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.001)
 
 
 @pytest.mark.parametrize("first", ["rates", "gradsamp"])
