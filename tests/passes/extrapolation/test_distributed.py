@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import textwrap
-
 import pytest
-import torch.distributed as dist
+from two_ranks import needs_gloo, on_two_ranks
 
-pytestmark = pytest.mark.skipif(os.name == "nt" or not dist.is_gloo_available(), reason="no gloo here")
+pytestmark = needs_gloo
 
 COMMON = """
-import functools, json, math, os, sys, traceback
-import torch, torch.nn as nn, torch.distributed as dist
-import torch.nn.functional as F
+import functools, math
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -26,9 +18,6 @@ from ecograph.loop import TrainingLoop
 from ecograph.passes import Extrapolate
 from ecograph.passes.extrapolation import Extrapolation
 
-rank, store = int(sys.argv[1]), sys.argv[2]
-torch.set_num_threads(1)
-dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
 RADIUS, LR, STEPS = 0.3, 0.1, 5
 
 def build():
@@ -325,53 +314,10 @@ else:
 """,
 }
 
-END = """
-results = {}
-for name, body in list(globals().items()):
-    if name.startswith("body_"):
-        try:
-            body()
-            results[name.removeprefix("body_")] = ""
-        except BaseException:
-            results[name.removeprefix("body_")] = traceback.format_exc()
-            break  # the other rank may wait for this one: its own end tells
-with open(f"{store}.{rank}.json", "w") as file:
-    json.dump(results, file)
-dist.barrier()
-os._exit(0)  # gloo's threads may outlive the interpreter's orderly end
-"""
-
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
-    """For each rank and body, its traceback or an empty string."""
-    folder = tmp_path_factory.mktemp("ranks")
-    functions = [f"def body_{name}():\n{textwrap.indent(body, '    ')}" for name, body in BODIES.items()]
-    script = folder / "ranks.py"
-    script.write_text("\n".join([COMMON, *functions, END]))
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error::UserWarning", str(script), str(rank), str(folder / "store")],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    found = []
-    try:
-        for number, rank in enumerate(ranks):
-            try:
-                output = rank.communicate(timeout=150)[0]
-            except subprocess.TimeoutExpired:
-                output = "timed out: the other rank ended before"
-            written = folder / f"store.{number}.json"
-            text = json.loads(written.read_text()) if written.exists() else {}
-            found.append({name: text.get(name, output or "not reached") for name in BODIES})
-    finally:
-        for rank in ranks:
-            rank.kill()
-    return found
+    return on_two_ranks(tmp_path_factory.mktemp("ranks"), COMMON, BODIES)
 
 
 @pytest.mark.parametrize("name", BODIES)
