@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from ecograph.cost.energy import model_cpu_energy
 from ecograph.passes.extrapolation import Extrapolation
 
+#: The target is looked for after each epoch, or, where that is more, when this share more samples were seen.
+RESOLUTION = 0.05
 #: A run whose loss is so many times the first one, or no number, is given up.
 DIVERGED = 3.0
 
@@ -29,7 +31,7 @@ class Goal:
     Attributes:
         options: of the task: the size of its model.
         batch: the usual one, in samples.
-        epoch: samples in an epoch; the target is looked for after each.
+        epoch: samples in an epoch.
         target: for the task's metric.
         budget: epochs after which a run that has not reached it is given up.
         warmup: epochs over which the learning rate of a large batch rises to its value, where it stays.
@@ -138,7 +140,7 @@ def run(attempt: Attempt) -> dict[str, Any]:
     Returns:
         As JSON types: ``reached``, ``diverged``; and, until then: ``epochs``, ``taken`` (optimizer steps),
         ``cpu_seconds`` of the process without evaluations, ``joules`` with their source, ``best`` value of the metric
-        and the ``values`` after each epoch; and the last training ``loss``.
+        and the ``values`` of all looks; and the last training ``loss``.
     """
     goal, task = attempt.goal, make_task(attempt.task, attempt.goal.options)
     _warm_up(attempt.task, goal.options, attempt.batch)
@@ -152,6 +154,7 @@ def run(attempt: Attempt) -> dict[str, Any]:
     values: list[float] = []
     first: float | None = None
     taken = 0
+    look: float = goal.epoch
     loss = cpu = 0.0
     reached = diverged = False
     while taken < attempt.steps and not reached and not diverged:
@@ -164,7 +167,8 @@ def run(attempt: Attempt) -> dict[str, Any]:
         taken += 1
         first = loss if first is None else first
         diverged = not loss <= DIVERGED * first
-        if seen // goal.epoch > (seen - attempt.batch) // goal.epoch and not diverged:
+        if seen >= look and not diverged:
+            look = max(look + goal.epoch, (1 + RESOLUTION) * look)
             values.append(task.evaluate(model.eval()))
             model.train()
             reached = _better(task, values[-1], goal.target)
