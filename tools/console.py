@@ -6,6 +6,7 @@ Of several processes that train together, only the first one says anything.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import warnings
@@ -41,6 +42,15 @@ def note(text: str) -> None:
 def print_json(data: Any) -> None:
     """Prints ``data`` as JSON to stdout. NaN is not JSON, and raises."""
     print_text(json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def finite(data: Any) -> Any:
+    """Returns JSON types with None in place of the numbers that JSON does not have."""
+    if isinstance(data, dict):
+        return {key: finite(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def print_text(text: str) -> None:

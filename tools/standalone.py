@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ecograph.tools import data, emitted, ranks, running
-from ecograph.tools.console import note, print_json, stdout
+from ecograph.tools.console import finite, note, print_json, stdout
 from ecograph.tools.data.loaders import BATCH_SIZE, Batching
 from ecograph.tools.errors import UserError
 from ecograph.tools.passes import find_pass
@@ -22,6 +22,7 @@ from ecograph.tools.training.errors import training_errors
 from ecograph.tools.training.kinds import for_model
 from ecograph.tools.training.losses import LOSSES
 from ecograph.tools.training.schedules import WITHOUT_OPTIONS
+from ecograph.tools.training.table import table_of
 from ecograph.tools.training.weights import check_place, save_weights
 
 if TYPE_CHECKING:
@@ -101,9 +102,9 @@ def _command(train: Train) -> Callable[..., None]:
         if output is not None:
             save_weights(ready.model, output)
         if json:
-            print_json(history.to_dict())
+            print_json(finite(history.to_dict()))
         else:
-            stdout().print(history)
+            stdout().print(table_of(history))
         if output is not None:
             note(f"wrote {output}")
 

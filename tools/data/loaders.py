@@ -53,12 +53,14 @@ def first_batch(loader: Any) -> Any:
     Raises:
         UserError: where it has none.
     """
-    generator: Any = getattr(loader, "generator", None)
-    before = None if generator is None else generator.get_state()
-    with torch.random.fork_rng(devices=[]):
-        batch = next(iter(loader), None)
-    if before is not None:
-        generator.set_state(before)
+    from ecograph.loop.checkpoints.position import Position
+    from ecograph.loop.checkpoints.random_state import random_state, set_random_state
+
+    place = Position()
+    before = random_state(), place.generators(loader)
+    batch = next(iter(loader), None)
+    set_random_state(before[0])
+    place.set_generators(loader, before[1])
     if batch is None:
         raise UserError("the data gives no batches: it is empty, or smaller than a batch with drop_last")
     return batch

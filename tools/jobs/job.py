@@ -134,5 +134,5 @@ class Job:
             part = getattr(self, table)
             found |= {f"{table}.{name}": value for name, value in {"name": part.name, **part.options}.items()}
         for each in self.passes:
-            found |= {f"passes.{each.name}.{name}": value for name, value in vars(each).items()}
+            found |= {f"passes.{each.name}.{option.name}": getattr(each, option.name) for option in fields(each)}
         return found | {f"loop.{name}": value for name, value in self.loop_options.items()}

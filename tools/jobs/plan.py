@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import ecograph
 from ecograph.explain import Report
 from ecograph.loop import TrainingLoop
+from ecograph.tools import own
 from ecograph.tools.console import no_effect_noted
 from ecograph.tools.errors import UserError, user_errors
 from ecograph.tools.jobs.job import Job
@@ -48,7 +51,7 @@ def plan(job: Job) -> Planned:
     Raises:
         UserError: for whatever in it does not exist or does not fit.
     """
-    options = dict(job.loop_options)
+    options = _with_objects(job.loop_options)
     if not is_main():
         options["progress"] = False
     with user_errors("[loop] "), no_effect_noted():
@@ -59,3 +62,21 @@ def plan(job: Job) -> Planned:
             "loop.distributed"
         )
     return Planned(job, loop, make_ready(job.setup, Course.of(loop)))
+
+
+def _with_objects(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options of a loop, with the functions and objects that some of them name."""
+    made = dict(options)
+    metric = made.get("metric")
+    if metric is not None and ":" in metric:
+        made["metric"] = own.load(metric, says=f"loop.metric {metric!r}")
+    if "callbacks" in made:
+        made["callbacks"] = [_callback(each) for each in made["callbacks"]]
+    return made
+
+
+def _callback(spec: str) -> Any:
+    """Returns the callback that ``spec`` names, or that the function or class of this name returns."""
+    says = f"loop.callbacks {spec!r}"
+    found = own.load(spec, says=says)
+    return own.call(spec, found, says=says, gives="the callback") if callable(found) else found

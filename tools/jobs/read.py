@@ -11,7 +11,6 @@ from typing import Any, TypeVar, get_type_hints
 
 from ecograph import registry
 from ecograph.loop import TrainingLoop
-from ecograph.tools import own
 from ecograph.tools.errors import UserError, user_errors
 from ecograph.tools.jobs import toml
 from ecograph.tools.jobs.fits import fits, in_words, may_be_none
@@ -100,7 +99,7 @@ class _Reader:
             model=self._dataclass(Model, self._table(table, "model"), "model"),
             data=self._dataclass(DataSet, self._table(table, "data"), "data"),
             passes=self._passes(self._table(table, "passes")),
-            loop=_with_objects(loop),
+            loop=loop,
             table=copy.deepcopy(dict(table)),
             **named,
         )
@@ -180,22 +179,6 @@ class _Reader:
         """Returns what an error about a key begins with: where the key was written."""
         changed = any(f"{each}.".startswith(f"{name}.") or f"{name}.".startswith(f"{each}.") for each in self._changed)
         return "--set: " if changed else f"{self._says}: "
-
-
-def _with_objects(loop: dict[str, Any]) -> dict[str, Any]:
-    """Returns the options of a loop, with the functions and objects that some of them name."""
-    metric = loop.get("metric")
-    if metric is not None and ":" in metric:
-        loop["metric"] = own.load(metric, says=f"loop.metric {metric!r}")
-    if "callbacks" in loop:
-        loop["callbacks"] = [_callback(each) for each in loop["callbacks"]]
-    return loop
-
-
-def _callback(spec: str) -> Any:
-    says = f"loop.callbacks {spec!r}"
-    found = own.load(spec, says=says)
-    return own.call(spec, found, says=says, gives="the callback") if callable(found) else found
 
 
 def _hints(kind: Any) -> dict[str, Any]:

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from ecograph.explain import Report
 from ecograph.loop import History
 from ecograph.report_table import human
+from ecograph.tools.console import finite
 from ecograph.tools.jobs.plan import Planned
-
-#: Epochs that are shown; of more, the first, the last, and some between.
-ROWS = 10
+from ecograph.tools.training.kinds import in_loop_alone
+from ecograph.tools.training.table import table_of
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Outcome:
             "job": self.planned.job.table,
             "device": str(next(model.parameters()).device),
             "parameters": sum(each.numel() for each in model.parameters()),
-            "history": self.history.to_dict(),
+            "history": finite(self.history.to_dict()),
             "notes": dict(_notes(self.history)),
             "seconds_in_all": self.seconds,
             "files": dict(self.files),
@@ -59,10 +58,10 @@ class Outcome:
 
     def __rich__(self) -> Group:
         """Renders the report."""
-        return Group(_epochs(self.history), Text("\n".join(self._lines()), style="dim"))
+        return Group(table_of(self.history), Text("\n".join(self._lines()), style="dim"))
 
     def _lines(self) -> Sequence[str]:
-        lines = []
+        lines = [f"{each.name}: in the loop; {each.numerics}" for each in in_loop_alone(self.planned.job.passes)]
         if self.explained is not None:
             lines += _savings(self.explained)
         lines += [f"{count} of {len(self.history)} epochs: {note}" for note, count in _notes(self.history)]
@@ -88,16 +87,4 @@ def _savings(report: Report) -> list[str]:
         share = report.saved_by(name) / before
         lines.append(f"{name}: {layers} of {len(report.layers)} layers, saves {share:.0%} of the FLOPs of a step")
     lines.append(f"a step: {human(before)} FLOPs dense, {human(after)} on average ({after / before:.0%}); {source}")
-    return lines
-
-
-def _epochs(history: History) -> Table:
-    """Returns the history, or some of it."""
-    last = len(history) - 1
-    shown = sorted({round(at * last / (ROWS - 1)) for at in range(ROWS)}) if last >= ROWS else range(last + 1)
-    some = History()
-    some.load_state_dict({"epochs": [history.state_dict()["epochs"][at] for at in shown], "notes": []})
-    table = some.__rich__()
-    if len(some) < len(history):
-        table.caption = f"{len(some)} of {len(history)} epochs"
-    return table
+    return [*lines, *report.notes]

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from ecograph.tools.errors import UserError, one_line
+from ecograph.tools import own
+from ecograph.tools.errors import UserError
 
 
 def call_with(
@@ -37,9 +38,9 @@ def call_with(
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
     try:
         return make(*given, **values)
-    except (ValueError, TypeError) as error:
+    except Exception as error:  # for a value that it does not like, each has an error of its own
         shown = ", ".join(f"{name}={value!r}" for name, value in options.items())
-        raise UserError(f"{says}{f' with {shown}' if shown else ''}: {one_line(error)}") from error
+        raise UserError(f"{says}{f' with {shown}' if shown else ''}: {own.where(error)}") from error
 
 
 def _options(make: Callable[..., Any], given: int, ours: tuple[str, ...]) -> tuple[list[str] | None, list[str]]:
@@ -48,6 +49,6 @@ def _options(make: Callable[..., Any], given: int, ours: tuple[str, ...]) -> tup
         parameters = list(inspect.signature(make).parameters.values())[given:]
     except (ValueError, TypeError):  # written in C, without a signature
         return None, []
-    own = [p for p in parameters if p.name not in ours and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    named = [p for p in parameters if p.name not in ours and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    return None if takes_any else [p.name for p in own], [p.name for p in own if p.default is p.empty]
+    return None if takes_any else [p.name for p in named], [p.name for p in named if p.default is p.empty]

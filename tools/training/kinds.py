@@ -16,3 +16,8 @@ def for_model(passes: Iterable[Any]) -> list[Any]:
 def for_loop(passes: Iterable[Any]) -> list[Any]:
     """Returns the passes that put something into a loop."""
     return [each for each in passes if callable(getattr(each, "insert", None))]
+
+
+def in_loop_alone(passes: Iterable[Any]) -> list[Any]:
+    """Returns the passes that leave the model as it is."""
+    return [each for each in for_loop(passes) if not for_model([each])]

@@ -114,6 +114,10 @@ def _try(
     device: torch.device,
 ) -> None:
     """Evaluates the model on a batch, by the loop's own function, before the first step is taken on it."""
+    if course.own_loss and not isinstance(batch, Mapping):
+        raise UserError(
+            f'data {setup.data}: a batch is a {type(batch).__name__}, and the loop, with batch="dict", needs a dict'
+        )
     if course.evaluate is None:
         return
     try:
