@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
+from ecograph.loop.lengths import length
+
 # For inputs of a type, or None for a single one: the option of the loop, and how it calls the model.
 _CALLS: dict[type | None, tuple[str, str]] = {
     None: ("pair", "model(inputs)"),
@@ -134,22 +136,13 @@ def _not_empty(loader: Iterable[Any]) -> Iterator[Any]:
             "a loader gave no batches: is the data set empty, or smaller than one batch with drop_last=True? "
             "A generator is used up after one epoch: give a DataLoader or a list"
         )
-    said = _length(loader)
+    guesses = isinstance(getattr(loader, "dataset", None), IterableDataset)
+    said = None if guesses else length(loader)
     if said is not None and said != count and not may_be_empty:
         raise ValueError(
             f"a loader has {said} batches by its len(), and gave {count}: schedules and progress are planned by its "
             "length, so the two must agree"
         )
-
-
-def _length(loader: Any) -> int | None:
-    """Return how many batches a loader says it gives; None for a stream, which may only have guessed."""
-    if isinstance(getattr(loader, "dataset", None), IterableDataset):
-        return None
-    try:
-        return len(loader)
-    except TypeError:
-        return None
 
 
 def _check_inputs(inputs: Any, inputs_are: type | None) -> None:

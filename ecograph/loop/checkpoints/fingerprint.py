@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ecograph.loop.checkpoints.file import CheckpointError
+from ecograph.loop.lengths import length
 from ecograph.record import records
 
 
@@ -28,7 +29,7 @@ def fingerprint(
         "passes": [{k: str(v) for k, v in each.items()} for record in records(model) for each in record.passes],
         "kinds": {name: "nothing" if each is None else type(each).__name__ for name, each in state.items()},
         "model": {name: _shape(each) for name, each in model.state_dict().items()},
-        "batches": _length(loader),
+        "batches": length(loader),
         "world_size": world_size,
     }
 
@@ -70,10 +71,3 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[
 
 def _shape(value: Any) -> str:
     return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}" if isinstance(value, Tensor) else "no tensor"
-
-
-def _length(loader: Any) -> int | None:
-    try:
-        return len(loader)
-    except TypeError:  # a stream
-        return None

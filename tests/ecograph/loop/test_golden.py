@@ -1,6 +1,6 @@
 """What each option changes in the text of the loop, next to the plain one: read the files in ``golden/``.
 
-After a change that is meant, write them anew with ``python tests/ecograph/loop/test_golden.py``, and read the difference.
+After a change that is meant, write them anew with ``python tests/ecograph/loop/test_golden.py``, and read what differs.
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from ecograph.loop import Callback, History, NonFiniteLossError, TrainingLoop
 from ecograph.loop.history import EpochRecord
 
-
 compiles = pytest.mark.filterwarnings(
     "ignore:.*torch.jit:DeprecationWarning", "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
 )

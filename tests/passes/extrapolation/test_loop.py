@@ -273,8 +273,8 @@ def test_the_text_with_everything_around_it() -> None:
         ({"direction": "local"}, {"amp": "bf16"}, ['direction="local"', "update()"], ["scale"]),
         ({"direction": "noise"}, {"amp": "fp16"}, ['direction="noise")', "update()"], ["unscale_", "loss_scale"]),
         ({"direction": "noise", "seed": 3}, {}, ["seed=3"], []),
-        ({"until": 0.3}, {}, ["steps=round(0.3 * epochs * len(train_loader))"], ["stop()"]),
-        ({"until": 0.3}, {"accumulate": 4}, ["0.3 * epochs * math.ceil(len(train_loader) / 4)"], ["stop()"]),
+        ({"until": 0.3}, {}, ["steps=round(0.3 * epochs * steps_in(train_loader))"], ["stop()"]),
+        ({"until": 0.3}, {"accumulate": 4}, ["0.3 * epochs * steps_in(train_loader, accumulate=4)"], ["stop()"]),
         ({"until": 1.0}, {}, [], ["steps", "stop()"]),
     ],
 )
