@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _PLACE = {
     "past": "at w - radius * the last gradient, and applied at w.",
     "noise": "at w + noise as large as radius * w, and applied at w.",
-    "local": "at w - radius * this worker's last one, and applied at w.",
+    "local": "at w - radius * this worker's last, and applied at w.",
 }
 _NEXT = {
     "past": "The direction of the next step.",
@@ -55,13 +55,15 @@ class Extrapolate(Options):
         share = isinstance(self.until, float) and self.until < 1
         if share:
             arguments.append(f"steps=round({self.until!r} * epochs * STEPS)")
+        # DistributedDataParallel is asked for a worker's own gradient; what moves is the same.
+        model = getattr(program, "forward_model", "model") if self.direction == "local" else "model"
         program.insert(
             "before_training",
             f"""
             from ecograph.passes.extrapolation import Extrapolation
 
             # Each gradient is computed {_PLACE[self.direction]}
-            extrapolation = Extrapolation(model, optimizer, {", ".join(arguments)})
+            extrapolation = Extrapolation({model}, optimizer, {", ".join(arguments)})
             """,
             **({"STEPS": program.steps_per_epoch} if share else {}),
         )

@@ -13,11 +13,21 @@ from torch.optim import Optimizer
 
 from ecograph.passes.extrapolation.config import DIRECTIONS, check_radius
 from ecograph.passes.extrapolation.noise import noise
-from ecograph.passes.extrapolation.sharding import is_sharded, own_part, true_everywhere
+from ecograph.passes.extrapolation.sharding import (
+    aligned,
+    is_sharded,
+    one_each,
+    own_part,
+    part_of,
+    shard_like,
+    true_everywhere,
+)
 from ecograph.passes.extrapolation.trained import Trained, all_finite, trained
 from ecograph.rewrite.options import one_of, whole_number
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
     from ecograph.passes.extrapolation.local_gradients import LocalGradients, Reduce
 
 
@@ -146,17 +156,25 @@ class Extrapolation:
     def state_dict(self) -> dict[str, Any]:
         """Returns all that the next steps depend on: numbers, a string and, by parameter, tensors.
 
-        Under ``"local"`` the tensors are this worker's, of sharded parameters this worker's parts.
+        Those of sharded parameters are DTensors; so are, under DDP with ``"local"``, the gradients of all workers, of
+        shape ``(workers, ...)``. What is not sharded is the same on every worker.
         """
+        parameters = {each.index: each.parameter for each in trained(self._optimizer)}
         return {
             "direction": self.direction,
             "step": self._step,
             "stopped": self._stopped,
-            "gradients": {index: gradient.clone() for index, gradient in self._gradients.items()},
+            "gradients": {
+                index: self._to_keep(gradient.clone(), parameters.get(index))
+                for index, gradient in self._gradients.items()
+            },
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where :meth:`state_dict` was taken, between two optimizer steps.
+
+        Args:
+            state: its tensors may also be whole, where they were sharded.
 
         Raises:
             ValueError: for the state of something else, of another direction, or of other parameters.
@@ -165,20 +183,42 @@ class Extrapolation:
             raise ValueError(f"not the state of an Extrapolation: {sorted(missing)} missing")
         if state["direction"] != self.direction:
             raise ValueError(f"direction={self.direction!r}, but the state is of {state['direction']!r}: use the same")
-        weights = {each.index: each.weight for each in trained(self._optimizer)}
+        parameters = {each.index: each.parameter for each in trained(self._optimizer)}
         gradients = {}
-        for index, gradient in state["gradients"].items():
-            weight = weights.get(index)
-            if weight is None or weight.shape != gradient.shape:
-                found = "is not trained" if weight is None else f"has the shape {tuple(weight.shape)}"
+        for index, kept in state["gradients"].items():
+            parameter = parameters.get(index)
+            if parameter is None or kept.shape not in self._shapes(parameter):
+                found = "is not trained" if parameter is None else f"has the shape {tuple(parameter.shape)}"
                 raise ValueError(
-                    f"the state has a gradient of shape {tuple(gradient.shape)} for parameter {index} of the "
-                    f"optimizer, which {found}: give the optimizer the same parameters in the same order"
+                    f"the state has a gradient of shape {tuple(kept.shape)} for parameter {index} of the optimizer, "
+                    f"which {found}: give the optimizer the same parameters in the same order, on as many workers"
                 )
-            gradients[index] = gradient.to(weight.device, copy=True)
+            gradients[index] = self._from_kept(kept, parameter)
         self._step, self._stopped = int(state["step"]), bool(state["stopped"])
         self._gradients = gradients
         self._unseen = False
+
+    @property
+    def _workers(self) -> DeviceMesh | None:
+        return None if self._local is None else self._local.mesh
+
+    def _shapes(self, parameter: Tensor) -> list[torch.Size]:
+        """Returns which shapes a kept gradient may have."""
+        workers = self._workers
+        return [parameter.shape] if workers is None else [parameter.shape, torch.Size((workers.size(), *parameter.shape))]
+
+    def _to_keep(self, gradient: Tensor, parameter: Tensor | None) -> Tensor:
+        if parameter is not None and is_sharded(parameter):
+            return part_of(gradient, parameter)
+        return gradient if self._workers is None else one_each(gradient, self._workers)
+
+    @torch.no_grad()
+    def _from_kept(self, kept: Tensor, parameter: Tensor) -> Tensor:
+        if is_sharded(parameter):
+            kept = aligned(kept, parameter) if is_sharded(kept) else shard_like(kept.to(parameter.device), parameter)
+        if self._workers is not None and kept.shape != parameter.shape:
+            kept = own_part(kept)[0] if is_sharded(kept) else kept[self._workers.get_local_rank()]
+        return own_part(kept).to(parameter.device, copy=True)
 
     @property
     def _noisy(self) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch._C._distributed_c10d import GradBucket  # torch.distributed's own, which type checkers do not find there
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.parallel import DistributedDataParallel
 
 #: Sends a bucket of gradients to the other workers and gives their mean, as DDP's communication hooks do.
@@ -18,7 +19,13 @@ Reduce = Callable[[GradBucket], torch.futures.Future[Tensor]]
 
 
 class LocalGradients:
-    """The gradients of a worker that reduces by itself, or not at all: as they are when a backward has ended."""
+    """The gradients of a worker that reduces by itself, or not at all: as they are when a backward has ended.
+
+    Attributes:
+        mesh: the workers, or None where they are not known.
+    """
+
+    mesh: DeviceMesh | None = None
 
     def __init__(self) -> None:
         self._kept: dict[Tensor, Tensor] = {}
@@ -48,8 +55,9 @@ class BucketGradients(LocalGradients):
         wanted: whether to keep copies.
     """
 
-    def __init__(self, reduce: Reduce) -> None:
+    def __init__(self, reduce: Reduce, mesh: DeviceMesh) -> None:
         super().__init__()
+        self.mesh = mesh
         self.reduce = reduce
         self.wanted = True
 
@@ -109,7 +117,7 @@ def local_gradients(model: nn.Module, reduce: Reduce | None) -> LocalGradients:
         found.reduce, found.wanted = reduce, True
         found.take()
         return found
-    made = BucketGradients(reduce)
+    made = BucketGradients(reduce, DeviceMesh.from_group(model.process_group, next(model.parameters()).device.type))
     try:
         model.register_comm_hook(made, _hook)
     except RuntimeError as error:

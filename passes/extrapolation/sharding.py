@@ -28,6 +28,21 @@ def full(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
+def part_of(part: Tensor, like: DTensor) -> DTensor:
+    """Returns the tensor, sharded as ``like``, of which every rank has given its part."""
+    from torch.distributed.tensor import DTensor
+
+    shape, stride = like.shape, like.stride()
+    return DTensor.from_local(part, like.device_mesh, like.placements, run_check=False, shape=shape, stride=stride)
+
+
+def one_each(own: Tensor, mesh: DeviceMesh) -> DTensor:
+    """Returns the tensors of all ranks of a mesh as one, ``(ranks, ...)``; each rank has its own."""
+    from torch.distributed.tensor import DTensor, Shard
+
+    return DTensor.from_local(own.unsqueeze(0), mesh, [Shard(0)], run_check=False)
+
+
 def shard_like(tensor: Tensor, like: DTensor) -> Tensor:
     """Shards a tensor, which all ranks have as a whole, in the way of ``like``."""
     from torch.distributed.tensor import distribute_tensor
