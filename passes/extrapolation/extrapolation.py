@@ -205,7 +205,8 @@ class Extrapolation:
     def _shapes(self, parameter: Tensor) -> list[torch.Size]:
         """Returns which shapes a kept gradient may have."""
         workers = self._workers
-        return [parameter.shape] if workers is None else [parameter.shape, torch.Size((workers.size(), *parameter.shape))]
+        of_all = [] if workers is None else [torch.Size((workers.size(), *parameter.shape))]
+        return [parameter.shape, *of_all]
 
     def _to_keep(self, gradient: Tensor, parameter: Tensor | None) -> Tensor:
         if parameter is not None and is_sharded(parameter):
