@@ -27,8 +27,9 @@ def evaluate(
     with slot("evaluate_batch"):
         with slot("evaluate_forward"):
             ...
-        val_loss.add(loss, batch_size(TARGETS))
+        val_loss.add(loss, EVALUATED)
         slot("after_evaluate_batch")
+    slot("after_evaluate_batches")
     with slot("evaluate_result"):
         return val_loss.mean()
 
@@ -81,6 +82,8 @@ def train(
                         with slot("after_batch"):
                             train_loss.add(loss, batch_size(TARGETS))
                         slot("after_step")
+
+                slot("after_train_epoch")
 
                 with slot("validation"):
                     with slot("no_validation"):

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ecograph.loop import data, options
+from ecograph.loop import data, options, options_distributed
 from ecograph.loop.layout import INDENT, WIDTH, lay_out
 from ecograph.loop.program import Program
 from ecograph.loop.stop import Stop
@@ -26,12 +26,16 @@ def build(loop: TrainingLoop) -> Program:
         loop.epochs,
         amp=loop.amp,
         accumulate=loop.accumulate,
+        distributed=loop.distributed,
         targets="batch" if loop.batch == "dict" else "targets",
         checkpointed=loop.checkpoint is not None,
         validate=_validate(loop.val_every),
         lr_scheduler="ReduceLROnPlateau" if loop.lr_step == "val_loss" else "LRScheduler",
     )
     data.forward(program, loop.batch)
+    if loop.distributed is not None:
+        with program.made_by("distributed"):
+            options_distributed.share_data(program)
     if loop.amp is not None:
         with program.made_by("amp"):
             options.amp(program, loop.amp)
@@ -55,6 +59,9 @@ def build(loop: TrainingLoop) -> Program:
     if loop.ema is not None:
         with program.made_by("ema"):
             options.ema(program, loop.ema)
+    if loop.distributed is not None:
+        with program.made_by("distributed"):
+            options_distributed.distribute_model(program, ema=loop.ema is not None)
     if loop.callbacks:
         with program.made_by("callbacks"):
             options.callbacks(program, loop.callbacks)
@@ -70,6 +77,9 @@ def build(loop: TrainingLoop) -> Program:
     if loop.checkpoint is not None:
         with program.made_by("checkpoint"):
             options.checkpoint(program, str(loop.checkpoint), loop.checkpoint_every, _lasting(loop))
+    if loop.distributed is not None:
+        with program.made_by("distributed"):
+            options_distributed.leave(program)
     data.loops(program, loop.batch, checkpointed=loop.checkpoint is not None)
     return program
 

@@ -60,7 +60,12 @@ def loops(program: Program, batch: Batch, *, checkpointed: bool = False) -> None
     if program.accumulate == 1:
         program.wrap("step", each_step, BATCH=names, BATCHES=_batches(loader, batch))
         return
-    program.wrap("batch", each, BATCH=names, BATCHES=_batches("group", batch))
+    each_numbered = """
+        for number, BATCH in enumerate(BATCHES, start=1):
+            ...
+    """
+    each_batch = each_numbered if program.uses("number") else each
+    program.wrap("batch", each_batch, BATCH=names, BATCHES=_batches("group", batch))
     groups = code(
         f"grouped({loader}, {program.accumulate})", imports="from ecograph.loop.runtime import grouped"
     )

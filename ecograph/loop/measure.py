@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from torch import Tensor, float32, float64
 
 
@@ -39,6 +41,21 @@ class Mean:
             self._sum = self._sum.to(value)  # from a checkpoint it comes on the CPU
         self._sum = self._sum + value * samples
         self._samples += samples
+
+    def all_reduce(self, device: torch.device) -> None:
+        """Take in the samples of all processes.
+
+        Every process adds the same numbers in the same order: what they decide by the mean, they decide alike.
+
+        Args:
+            device: of this process, on which they exchange numbers.
+        """
+        kind = float32 if device.type == "mps" else float64
+        own = torch.stack([torch.as_tensor(each, dtype=kind, device=device) for each in (self._sum, self._samples)])
+        found = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+        dist.all_gather(found, own)
+        self._sum, samples = torch.stack(found).sum(0)
+        self._samples = round(float(samples))
 
     def mean(self) -> float | None:
         """Return the mean, or None if nothing was added."""

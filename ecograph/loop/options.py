@@ -97,9 +97,10 @@ def metric(program: Program, function: Callable[..., Any] | Literal["accuracy"],
     program.record(f"train_{name}", f"train_{name}.mean()")
 
     program.insert("before_evaluate_batches", "VAL = Mean()", VAL=val)
-    program.insert(
-        "after_evaluate_batch", "VAL.add(VALUE, batch_size(TARGETS))", VAL=val, VALUE=value, TARGETS=targets
-    )
+    program.insert("after_evaluate_batch", "VAL.add(VALUE, SIZE)", VAL=val, VALUE=value, SIZE=program.evaluated)
+    if program.distributed:
+        program.insert("after_train_epoch", "MEAN.all_reduce(device)", MEAN=train)
+        program.insert("after_evaluate_batches", "VAL.all_reduce(device)", VAL=val)
     program.returns("evaluate", "tuple[float | None, float | None]")
     program.replace("evaluate_result", "return val_loss.mean(), VAL.mean()", VAL=val)
     program.replace("no_validation", "val_loss = VAL = None", VAL=val)
@@ -128,11 +129,12 @@ def _lr_step(when: Literal["epoch", "step", "val_loss"], *conditions: str) -> st
 
 def progress(program: Program) -> None:
     """Show a progress bar, where there is a terminal."""
+    shown = ", shown=ranks.first" if program.distributed else ""
     program.wrap(
         "training",
-        """
+        f"""
         from ecograph.loop.runtime import Progress
-        with Progress(epochs, train_loader) as progress:
+        with Progress(epochs, train_loader{shown}) as progress:
             ...
         """,
     )
@@ -178,13 +180,16 @@ def stop(program: Program, condition: Stop) -> None:
 def log(program: Program, path: str) -> None:
     """Write the history to a file after each epoch, or to TensorBoard."""
     if path.endswith((".csv", ".jsonl")):
-        program.insert("epoch_is_complete", "history.save(PATH)", PATH=path)
+        save = "history.save(PATH)"
+        save = f"if ranks.first:\n    {save}" if program.distributed else save
+        program.insert("epoch_is_complete", save, PATH=path)
         return
+    writes = ", writes=ranks.first" if program.distributed else ""
     program.insert(
         "before_training",
-        """
+        f"""
         from ecograph.loop.runtime import TensorBoard
-        board = TensorBoard(PATH, history)
+        board = TensorBoard(PATH, history{writes})
         """,
         PATH=path,
     )
@@ -209,7 +214,7 @@ def callbacks(program: Program, each: Sequence[Callback]) -> None:
         told = Callbacks(callbacks)
         """,
     )
-    program.keep("told")
+    program.keep("told", each_rank=True)
     program.insert("before_epoch", "told.on_epoch_start(epoch, model)")
     program.insert("after_step", "told.on_step_end(epoch, model, loss)")
     program.insert("epoch_is_complete", "told.on_epoch_end(epoch, model, history[-1])")
@@ -218,6 +223,9 @@ def callbacks(program: Program, each: Sequence[Callback]) -> None:
 def checkpoint(program: Program, folder: str, every: int | None, options: dict[str, object]) -> None:
     """Write checkpoints, and go on from the last one; after everything else that is said in these slots."""
     rest = f", every={every}" if every is not None else ""
+    if program.distributed:
+        own = [name for name in program.kept if name in program.kept_of_each_rank]
+        rest += ", ranks=ranks" + (f", each_rank={own}" if own else "")
     program.argument("resume", False, annotation=code("bool"), default=code("False"))
     state = ", ".join(f"{name}={name}" for name in program.kept)
     meters = ", ".join(f"{name}={name}" for name in program.meters)

@@ -30,11 +30,15 @@ class Program:
         lr_step: when the learning-rate scheduler advances, as the loop's option says.
         amp: the mixed precision of the loop: None, "bf16" or "fp16".
         accumulate: how many batches make one optimizer step.
+        distributed: how several processes train together: None, "ddp" or "fsdp".
+        forward_model: what is called in training: "model"; or, with DDP, "ddp_model", which is wrapped around it.
         targets: what holds the targets in the text: "targets", or "batch" where a batch is one dict.
+        evaluated: the code for the number of samples in a batch that is evaluated.
         steps_per_epoch: the code for the number of optimizer steps in an epoch, to fill a hole with.
         arguments: the keyword arguments that `train` needs beyond the usual ones, and their values.
         scheduled: whether a Scheduler sets the rates of the model's passes.
         kept: the variables of `train` whose state belongs into a checkpoint; see `keep`.
+        kept_of_each_rank: those of them of which each process has a state of its own.
         meters: the same, of those that begin anew with each epoch.
         recorded: the values that the history keeps of each epoch.
     """
@@ -45,6 +49,7 @@ class Program:
         *,
         amp: Literal["bf16", "fp16"] | None = None,
         accumulate: int = 1,
+        distributed: Literal["ddp", "fsdp"] | None = None,
         targets: Literal["targets", "batch"] = "targets",
         checkpointed: bool = False,
         validate: str = "val_loader is not None",
@@ -55,11 +60,15 @@ class Program:
         self.lr_step: Literal["epoch", "step", "val_loss"] = "epoch"
         self.amp = amp
         self.accumulate = accumulate
+        self.distributed = distributed
+        self.forward_model = "ddp_model" if distributed == "ddp" else "model"
         self.targets = targets
         self.steps_per_epoch = code("len(train_loader)")
+        self.evaluated = code(f"batch_size({targets})" + (" * in_step.counts" if distributed == "fsdp" else ""))
         self.arguments: dict[str, object] = {}
         self.scheduled = False
         self.kept: list[str] = ["model", "optimizer", "lr_scheduler", "history"]
+        self.kept_of_each_rank: list[str] = []
         self.meters: list[str] = ["train_loss", "clock"]
         self.recorded: tuple[str, ...] = ("train_loss", "val_loss")
         self._imports = Imports()
@@ -71,6 +80,7 @@ class Program:
         holes = {
             "EPOCHS": epochs,
             "TARGETS": code(targets),
+            "EVALUATED": self.evaluated,
             "RANGE": code("range(checkpoints.first_epoch, epochs)" if checkpointed else "range(epochs)"),
             "VALIDATE": code(validate),
             "LR_SCHEDULER": code(lr_scheduler, imports=f"from torch.optim.lr_scheduler import {lr_scheduler}"),
@@ -184,12 +194,14 @@ class Program:
         self.recorded = (*self.recorded, name)
         call.keywords.insert(-2, keyword)  # before lr and seconds: the clock is read last
 
-    def keep(self, name: str) -> None:
+    def keep(self, name: str, *, each_rank: bool = False) -> None:
         """Keep the state of a variable of `train` in checkpoints, where the loop writes any.
 
         Args:
             name: of a variable that is set in slot "before_training" and has `state_dict` and
                 `load_state_dict`, with a state of tensors, numbers, strings, lists and dicts.
+            each_rank: with several processes, keep the state of each. False: it is the same in all, and that of the
+                first is kept for all.
 
         Raises:
             ValueError: if a variable of that name is kept already.
@@ -197,6 +209,8 @@ class Program:
         if name in self.kept:
             raise ValueError(f"{self._who} keeps {name!r}, which the loop keeps already: choose another name")
         self.kept.append(name)
+        if each_rank:
+            self.kept_of_each_rank.append(name)
 
     def argument(
         self,

@@ -24,10 +24,12 @@ class Progress:
     DELAY = 2.0
     INTERVAL = 0.5
 
-    def __init__(self, epochs: int, loader: Iterable[Any], *, console: Console | None = None) -> None:
-        """Prepare a bar for `epochs` passes over `loader`, which need not have a length."""
+    def __init__(
+        self, epochs: int, loader: Iterable[Any], *, shown: bool = True, console: Console | None = None
+    ) -> None:
+        """Prepare a bar for `epochs` passes over `loader`, which need not have a length; or none, unless `shown`."""
         self._console = console or Console(stderr=True)
-        self._shown = self._console.is_terminal or self._console.is_jupyter
+        self._shown = shown and (self._console.is_terminal or self._console.is_jupyter)
         self._epochs = epochs
         self._batches = _length(loader)
         self._epoch = 0

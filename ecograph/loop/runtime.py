@@ -3,6 +3,7 @@
 from ecograph.loop.batches import batch_size, batches, device_of, grouped, loss_of, pairs
 from ecograph.loop.callbacks import Callback, Callbacks
 from ecograph.loop.checkpoints import Checkpoints
+from ecograph.loop.distributed import InStep, Ranks, Sharding, blocks, set_epoch
 from ecograph.loop.finite import LossWatch
 from ecograph.loop.history import EpochRecord, History, NonFiniteLossError
 from ecograph.loop.measure import Clock, Mean, accuracy
@@ -17,15 +18,20 @@ __all__ = [
     "Clock",
     "EpochRecord",
     "History",
+    "InStep",
     "LossWatch",
     "Mean",
     "NonFiniteLossError",
     "Progress",
+    "Ranks",
+    "Sharding",
     "accuracy",
     "batch_size",
     "batches",
+    "blocks",
     "device_of",
     "grouped",
     "loss_of",
     "pairs",
+    "set_epoch",
 ]

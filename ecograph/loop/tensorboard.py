@@ -11,8 +11,8 @@ from ecograph.loop.history import EpochRecord, History
 class TensorBoard:
     """Writes the values of each epoch as scalars. A resumed run replaces what was written of later epochs."""
 
-    def __init__(self, folder: str, history: History) -> None:
-        """Prepare to write to `folder`; the file is made when training begins.
+    def __init__(self, folder: str, history: History, *, writes: bool = True) -> None:
+        """Prepare to write to `folder`; the file is made when training begins. Or write nothing, unless `writes`.
 
         Raises:
             ValueError: if TensorBoard is not installed.
@@ -28,14 +28,18 @@ class TensorBoard:
         self._folder = folder
         self._history = history
         self._writer: Any = None
+        self._writes = writes
 
     def __enter__(self) -> TensorBoard:
         """Open the file."""
-        self._writer = self._make(self._folder, purge_step=len(self._history) + 1)
+        if self._writes:
+            self._writer = self._make(self._folder, purge_step=len(self._history) + 1)
         return self
 
     def write(self, record: EpochRecord) -> None:
         """Write an epoch; TensorBoard counts them from 1."""
+        if self._writer is None:
+            return
         for name, value in record.to_dict().items():
             if name != "epoch" and isinstance(value, int | float):
                 self._writer.add_scalar(name, value, record.epoch + 1)
@@ -45,4 +49,5 @@ class TensorBoard:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the file."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()

@@ -48,6 +48,9 @@ class TrainingLoop:
             "kwargs": (inputs, targets), where inputs are a dict, `model(**inputs)`;
             "dict": one dict, `model(**batch)`. Without a loss_fn the model returns the loss, as those of
             Hugging Face do; or else it is `loss_fn(outputs, batch)`.
+        distributed: train in several processes, which `torchrun` starts, each on its share of the data. "ddp": each
+            has the whole model, in DistributedDataParallel. "fsdp": each has a part of every weight, by `fully_shard`.
+            See `run` for what changes.
         compile: compile the model with torch.compile, in place.
         ema: the decay of an exponential moving average of the weights, such as 0.999. The average is what is
             evaluated, and what the model has at the end.
@@ -78,6 +81,7 @@ class TrainingLoop:
     metric: Literal["accuracy"] | Callable[..., Any] | None = None
     lr_step: Literal["epoch", "step", "val_loss"] = "epoch"
     batch: Batch = "pair"
+    distributed: Literal["ddp", "fsdp"] | None = None
     compile: bool = False
     ema: float | None = None
     val_every: int = 1
@@ -100,6 +104,7 @@ class TrainingLoop:
         checks.check_metric(self.metric)
         checks.check_choice("lr_step", self.lr_step, ("epoch", "step", "val_loss"))
         checks.check_choice("batch", self.batch, ("pair", "args", "kwargs", "dict"))
+        checks.check_choice("distributed", self.distributed, (None, "ddp", "fsdp"))
         checks.check_flag("compile", self.compile)
         checks.check_decay(self.ema)
         checks.check_count("val_every", self.val_every)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -13,9 +14,12 @@ from rich.console import Console
 from ecograph.loop.checkpoints.file import CheckpointError, read
 from ecograph.loop.checkpoints.fingerprint import fingerprint, refuse_another
 from ecograph.loop.checkpoints.folder import Folder
+from ecograph.loop.checkpoints.gathered import gather, shard
 from ecograph.loop.checkpoints.interrupts import Interrupts
 from ecograph.loop.checkpoints.position import Position, warn_of_persistent_workers
 from ecograph.loop.checkpoints.random_state import random_state, set_random_state
+from ecograph.loop.distributed.alone import Alone
+from ecograph.loop.distributed.tensors import map_tensors
 from ecograph.loop.history import NonFiniteLossError
 from ecograph.loop.measure import Mean
 from ecograph.record import records
@@ -57,6 +61,9 @@ class Checkpoints:
         every: optimizer steps from one checkpoint to the next within an epoch. None: only after each epoch.
         keep: how many of the last checkpoints to keep.
         resume: go on from the last checkpoint, if there is one.
+        ranks: the processes that train together. The first writes and reads the files, which hold the random numbers,
+            the place in the data and the meters of each.
+        each_rank: the names in ``state`` of what each process has a state of its own of; all else is that of the first.
 
     Attributes:
         first_epoch: the epoch to begin with or to go on in; after the last one, where training is complete.
@@ -76,16 +83,21 @@ class Checkpoints:
         every: int | None = None,
         keep: int = 2,
         resume: bool = False,
+        ranks: Alone | None = None,
+        each_rank: Sequence[str] = (),
     ) -> None:
         self.first_epoch = 0
+        self._ranks = Alone() if ranks is None else ranks
+        self._each_rank = frozenset(each_rank)
         self._folder = Folder(Path(folder), keep)
         self._state = dict(state)
         self._every = every
-        self._fingerprint = fingerprint(state, options, loader, world_size=1)
+        self._fingerprint = fingerprint(state, options, loader, self._ranks.count)
         self._rates = [rate for record in records(state["model"]) for rate in record.rates]
         self._loader = loader
         self._position = Position()
-        warn_of_persistent_workers(loader)
+        if self._ranks.first:
+            warn_of_persistent_workers(loader)
         self._interrupts = Interrupts()
         self._epoch = 0
         self._steps = 0
@@ -95,11 +107,8 @@ class Checkpoints:
         self._pending: dict[str, Any] | None = None  # of a checkpoint in mid-epoch, until its data is reached
         if resume:
             self._resume()
-        elif self._folder.files():
-            raise CheckpointError(
-                f"{folder} has checkpoints of a run already: resume=True goes on with it; give another folder to start "
-                "anew"
-            )
+        else:
+            self._ranks.first_does(self._refuse_used_folder)
 
     def begin_epoch(self, epoch: int, **meters: Stateful) -> None:
         """Says that an epoch begins.
@@ -120,10 +129,10 @@ class Checkpoints:
         """Says that an optimizer step is complete.
 
         Raises:
-            Interrupted: if Ctrl-C or SIGTERM came during the step; a checkpoint was written.
+            Interrupted: if Ctrl-C or SIGTERM came during the step, to any of the processes; a checkpoint was written.
         """
         self._steps += 1
-        if self._interrupts.pending is not None:
+        if self._interrupted():
             self._stop()
         elif self._every is not None and self._steps % self._every == 0:
             self._write(self._epoch, self._steps)
@@ -140,7 +149,7 @@ class Checkpoints:
         self._epoch += 1
         self._steps = 0
         self._finished = last
-        if self._interrupts.pending is not None:
+        if self._interrupted():
             self._stop()
         self._write(self._epoch, 0)
 
@@ -155,6 +164,20 @@ class Checkpoints:
         """Leaves the signals as they were."""
         self._interrupts.stop_listening()
 
+    def _refuse_used_folder(self) -> None:
+        if self._folder.files():
+            raise CheckpointError(
+                f"{self._folder.path} has checkpoints of a run already: resume=True goes on with it; give another "
+                "folder to start anew"
+            )
+
+    def _interrupted(self) -> bool:
+        """Whether any process was asked to stop: then all do, after the same step."""
+        number = self._ranks.highest(int(self._interrupts.pending or 0))
+        if number:
+            self._interrupts.pending = signal.Signals(number)
+        return bool(number)
+
     def _stop(self) -> None:
         assert self._interrupts.pending is not None
         path = self._write(self._epoch, self._steps)
@@ -163,23 +186,37 @@ class Checkpoints:
             f"stopped by {self._interrupts.pending.name} after {where}; all of it is in {path}: "
             "resume=True goes on there"
         )
-        Console(stderr=True).print(message, highlight=False, soft_wrap=True)
+        if self._ranks.first:
+            Console(stderr=True).print(message, highlight=False, soft_wrap=True)
         raise Interrupted(message, path)
 
     def _write(self, epoch: int, steps: int) -> Path:
         self._refuse_nan()
+        states = {name: None if each is None else each.state_dict() for name, each in self._state.items()}
+        shared = {name: state for name, state in states.items() if name not in self._each_rank}
+        state, sharded = gather(shared, first=self._ranks.first)
+        ranks = self._ranks.collect(
+            {
+                "state": on_cpu({name: states[name] for name in self._each_rank}),
+                "meters": on_cpu({name: each.state_dict() for name, each in self._meters.items()}) if steps else {},
+                "position": self._position.state_dict() if steps else None,
+                "generators": self._position.generators(self._loader),
+                "random": random_state(),
+            }
+        )
         content = {
             "run": self._fingerprint,
             "epoch": epoch,
             "steps": steps,
             "finished": self._finished,
-            "state": {name: None if each is None else each.state_dict() for name, each in self._state.items()},
+            "state": state,
+            "sharded": sharded,
             "rates": [rate.state_dict() for rate in self._rates],
-            "meters": {name: each.state_dict() for name, each in self._meters.items()} if steps else {},
-            "position": self._position.state_dict() if steps else None,
-            "generators": self._position.generators(self._loader),
-            "random": random_state(),
+            "ranks": ranks,
         }
+        return self._ranks.first_does(lambda: self._write_file(epoch, steps, content))
+
+    def _write_file(self, epoch: int, steps: int, content: dict[str, Any]) -> Path:
         path = self._folder.write(epoch, steps, content)
         if not self._verified:
             try:
@@ -197,8 +234,9 @@ class Checkpoints:
     def _refuse_nan(self) -> None:
         """Keeps the last good checkpoint where the loss has become nan since."""
         loss = self._meters.get("train_loss")
-        mean = loss.mean() if isinstance(loss, Mean) else None
-        if mean is not None and not abs(mean) < float("inf"):
+        means = self._ranks.everyone(loss.mean() if isinstance(loss, Mean) else None)
+        mean = next((each for each in means if each is not None and not abs(each) < float("inf")), None)
+        if mean is not None:
             history: Any = self._state.get("history")
             raise NonFiniteLossError(
                 f"the training loss became {mean} in epoch {self._epoch + 1}, so no checkpoint was written over the "
@@ -207,11 +245,9 @@ class Checkpoints:
             )
 
     def _resume(self) -> None:
-        found = self._folder.last()
-        if found is None:
+        content = self._read()
+        if content is None:
             return
-        path, content = found
-        refuse_another(content["run"], self._fingerprint, str(path))
         self._verified = True
         self.first_epoch = self._epoch = content["epoch"]
         if content["finished"]:
@@ -220,15 +256,39 @@ class Checkpoints:
         if content["steps"]:
             self._pending = content
         else:
-            self._position.set_generators(self._loader, content["generators"])
+            with self._ranks.together():
+                self._position.set_generators(self._loader, content["generators"])
+
+    def _read(self) -> dict[str, Any] | None:
+        """Returns the content of the last checkpoint for this process; None where there is none."""
+        found: list[dict[str, Any]] = []  # stays in the first process: the others need not have the file
+
+        def read_last() -> bool:
+            last = self._folder.last()
+            if last is not None:
+                path, content = last
+                refuse_another(content["run"], self._fingerprint, str(path))
+                found.append(content)
+            return last is not None
+
+        if not self._ranks.first_does(read_last):
+            return None
+        content = found[0] if found else {}
+        parts = ("epoch", "steps", "finished", "rates", "sharded")
+        told = self._ranks.tell({name: content[name] for name in parts} if found else {})
+        keep = shard(told["sharded"], lambda: self._ranks.mesh)
+        shared = self._ranks.spread(content.get("state"), keep)
+        own = self._ranks.deal(content.get("ranks", []))
+        return {**told, **own, "state": {**shared, **own["state"]}}
 
     def _restore(self, content: dict[str, Any]) -> None:
-        for name, each in self._state.items():
-            if each is not None:
-                each.load_state_dict(content["state"][name])
-        for rate, state in zip(self._rates, content["rates"], strict=True):
-            rate.load_state_dict(state)
-        set_random_state(content["random"])
+        with self._ranks.together():
+            for name, each in self._state.items():
+                if each is not None:
+                    each.load_state_dict(content["state"][name])
+            for rate, state in zip(self._rates, content["rates"], strict=True):
+                rate.load_state_dict(state)
+            set_random_state(content["random"])
 
     def _batches(self, loader: Iterable[Any]) -> Iterator[Any]:
         content, self._pending = self._pending, None
@@ -243,6 +303,12 @@ class Checkpoints:
                 each.load_state_dict(content["meters"][name])
 
         return self._position.go_on(loader, content["position"], restore)
+
+
+def on_cpu(state: dict[str, Any]) -> dict[str, Any]:
+    """Returns a state that another process can receive, which may not have this one's device."""
+    found: dict[str, Any] = map_tensors(lambda _, tensor: tensor.cpu(), state)
+    return found
 
 
 class _Rest:

@@ -20,6 +20,7 @@ EMPTY_SLOTS = [
     "before_optimizer_step",
     "after_optimizer_step",
     "after_step",
+    "after_train_epoch",
     "before_evaluate",
     "after_evaluate",
     "after_epoch",
@@ -47,7 +48,7 @@ FULL_SLOTS = [
     "evaluate_forward",
     "evaluate_result",
 ]
-EVALUATE_SLOTS = ["before_evaluate_batches", "after_evaluate_batch"]
+EVALUATE_SLOTS = ["before_evaluate_batches", "after_evaluate_batch", "after_evaluate_batches"]
 
 
 @dataclass(frozen=True)
