@@ -16,12 +16,14 @@ def course_of(train: Callable[..., Any]) -> Course:
     """Returns the course of the loop that the function ``train`` of a file goes through."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(train)))
     names = _code(train).co_names
+    distributed = "Ranks" in names
     return Course(
         epochs=_epochs(tree),
         lr_step=_lr_step(tree),
         accumulate=_accumulate(tree),
         own_loss="loss_of" in names,
-        evaluate=train.__globals__.get("evaluate"),
+        distributed=distributed,
+        evaluate=None if distributed else train.__globals__.get("evaluate"),  # it would wait for the other processes
     )
 
 

@@ -34,6 +34,9 @@ def loop(
     batch: Annotated[
         str, typer.Option(help="What a batch is, and how the model is called: pair, args, kwargs or dict.")
     ] = "pair",
+    distributed: Annotated[
+        str | None, typer.Option(help="ddp or fsdp: train in several processes, which torchrun starts.")
+    ] = None,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the model with torch.compile.")] = False,
     ema: Annotated[
         float | None, typer.Option(help="Decay of an average of the weights, such as 0.999: it is what is kept.")
@@ -75,6 +78,7 @@ def loop(
             metric=metric,  # type: ignore[arg-type]
             lr_step=lr_step,  # type: ignore[arg-type]
             batch=batch,  # type: ignore[arg-type]
+            distributed=distributed,  # type: ignore[arg-type]
             compile=compile,
             ema=ema,
             val_every=val_every,

@@ -30,6 +30,25 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def check_started(*, distributed: bool, option: str, arguments: Sequence[str]) -> None:
+    """Raises UserError unless there are as many processes as the loop is for: one, or several.
+
+    Args:
+        distributed: whether it is for several.
+        option: what makes a loop one for several, for an error.
+        arguments: those of the command line.
+    """
+    if distributed and "RANK" not in os.environ:
+        started = ["torchrun", "--nproc-per-node=2", *_program(sys.argv)[1:], *arguments]
+        if _program(sys.argv)[0] == "ecograph":
+            started[2:2] = ["-m", "ecograph.tools"]
+        raise UserError(f"the loop trains in several processes: start them with {shlex.join(started)}")
+    if not distributed and world_size() > 1:
+        raise UserError(
+            f"{world_size()} processes were started, and the loop trains in one: start it alone, or {option}"
+        )
+
+
 def find_device(name: str) -> torch.device:
     """Returns a device that can be used; of several processes on a machine, each gets a GPU of its own.
 

@@ -92,10 +92,13 @@ def _command(train: Train) -> Callable[..., None]:
             seed=seed,
             device=device,
         )
-        if output is not None:
+        course = emitted.course_of(train)
+        option = "make one with `ecograph loop --distributed ddp`"
+        ranks.check_started(distributed=course.distributed, option=option, arguments=sys.argv[1:])
+        if output is not None and ranks.is_main():
             check_place(output, "--output")
         with redirect_stdout(sys.stderr):  # what the user's code prints is no part of the result
-            ready = make_ready(setup, emitted.course_of(train))
+            ready = make_ready(setup, course)
             keep = "a loop made with `ecograph loop --checkpoint FOLDER` can be gone on with"
             with training_errors(_again(resume), keep=keep):
                 history = train(*ready, **({RESUME: resume} if RESUME in emitted.arguments(train) else {}))

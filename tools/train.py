@@ -12,7 +12,7 @@ import typer
 
 from ecograph.tools.console import print_json, print_python, print_text, stdout
 from ecograph.tools.errors import UserError
-from ecograph.tools.ranks import command
+from ecograph.tools.ranks import command, is_main
 
 if TYPE_CHECKING:
     from ecograph.tools.jobs import Planned
@@ -42,20 +42,24 @@ def train(
         print_text(example_text())
         return
     if config is None:
-        raise UserError("give the file of a job: ecograph train CONFIG.toml; --example prints one (see --help)")
+        raise UserError(
+            "give the file of a job: ecograph train CONFIG.toml; --example prints one (see ecograph train --help)"
+        )
     from ecograph.tools.jobs import folder, plan, read_job
     from ecograph.tools.jobs.run import run
 
     started = time.perf_counter()
     with redirect_stdout(sys.stderr):  # what the user's code prints is no part of the report
         job = read_job(config, changes or [])
-        if job.folder is not None and not dry_run:
-            folder.check(job.folder, job, resume=resume)
-        planned = plan(job)
-        if not dry_run:
-            again = ["train", str(config), *(each for change in changes or [] for each in ("--set", change))]
-            again += ["--json"] * json + ["--resume"]
-            outcome = run(planned, resume=resume, again=command(*again), started=started)
+        if dry_run:
+            planned = plan(job)
+        else:
+            if job.folder is not None and is_main():
+                folder.check(job.folder, job, resume=resume)
+            typed = ["train", str(config), *(each for change in changes or [] for each in ("--set", change))]
+            typed += ["--json"] * json
+            planned = plan(job, typed + ["--resume"] * resume)
+            outcome = run(planned, resume=resume, again=command(*typed, "--resume"), started=started)
     if dry_run:
         _show(planned, json=json)
     elif json:

@@ -12,7 +12,7 @@ import ecograph
 from ecograph.tools import checkup, cli
 from ecograph.tools.errors import UserError, one_line, user_errors
 
-COMMANDS = ("demo", "inspect", "loop", "doctor")
+COMMANDS = ("demo", "inspect", "train", "loop", "doctor")
 
 #: What was typed, and what the line must say.
 MISTAKES: list[tuple[str, tuple[str, ...]]] = [
@@ -38,6 +38,7 @@ MISTAKES: list[tuple[str, tuple[str, ...]]] = [
     ("inspect importing.py:Net", ("ModuleNotFoundError", "importing.py, line 1")),
     ("inspect torchvision:resnot18", ("did you mean resnet18",)),
     ("inspect timm:resnot18", ("did you mean resnet18",)),
+    ("inspect demo:tny", ("'tny'", "tiny, small", "gpt")),
     ("inspect hf:brt", ("did you mean bert", "nothing is downloaded")),
     ("inspect models.py:Net --input 8xx", ("--input '8xx'", "8x3x32x32")),
     ("inspect models.py:Net --input 8x32:int7", ("'int7'", "int64")),
@@ -58,6 +59,15 @@ MISTAKES: list[tuple[str, tuple[str, ...]]] = [
     ("loop --pass sparse_backward:dorp=1", ("'dorp'", "'drop'")),
     ("loop --pass sparse_backward:drop", ("OPTION=VALUE",)),
     ("loop --pass sparse_backward:drop=2", ("drop=2",)),
+    ("loop --gradsamp evry=4", ("'evry'", "'every'")),
+    ("loop --gradsamp every", ("OPTION=VALUE",)),
+    ("loop --gradsmp every=4", ("--gradsmp", "--gradsamp")),
+    ("loop --extrapolation direction=past", ("radius",)),
+    ("loop --stop soon", ("stop='soon'",)),
+    ("loop --ema 2", ("ema=2.0",)),
+    ("loop --val-every 0", ("val_every=0",)),
+    ("loop --checkpoint-every 3", ("checkpoint_every",)),
+    ("loop --distributed dp", ("'dp'", "'ddp'")),
     ("loop --output missing/loop.py", ("missing/loop.py",)),
     ("doctor now", ("now",)),
 ]

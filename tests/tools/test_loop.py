@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import ecograph
+from ecograph import registry
 from ecograph.loop import TrainingLoop
-from ecograph.passes import SliceOut, SparseBackward
+from ecograph.passes import Extrapolate, GradSamp, SliceOut, SparseBackward
 
 OPTIONS = {
     "": TrainingLoop(30),
@@ -26,7 +28,35 @@ OPTIONS = {
     "--pass sliceout:rate=0.25,update=slice --pass sparse_backward": TrainingLoop(
         30, passes=[SliceOut(0.25, update="slice"), SparseBackward()]
     ),
+    "--gradsamp every=5 --extrapolation radius=0.1 --amp bf16": TrainingLoop(
+        30, passes=[Extrapolate(0.1), GradSamp(5)], amp="bf16"
+    ),
+    "--sparse-backward drop=0.5,when=always --pass gradsamp": TrainingLoop(
+        30, passes=[GradSamp(), SparseBackward(0.5, when="always")]
+    ),
+    "--compile --ema 0.99 --val-every 3 --stop val_loss<0.1": TrainingLoop(
+        30, compile=True, ema=0.99, val_every=3, stop="val_loss<0.1"
+    ),
+    "--checkpoint some/where --checkpoint-every 50": TrainingLoop(30, checkpoint="some/where", checkpoint_every=50),
+    "--log h.csv": TrainingLoop(30, log="h.csv"),
+    "--log h.csv --log board --distributed fsdp": TrainingLoop(30, log=["h.csv", "board"], distributed="fsdp"),
 }
+
+
+def test_there_is_an_option_for_every_one_of_the_loop_s(main: Any) -> None:
+    """But for callbacks, which are objects."""
+    _, out, _ = main("loop", "--help")
+    for each in dataclasses.fields(TrainingLoop):
+        if each.init and each.name not in ("passes", "callbacks"):
+            assert f"--{each.name.replace('_', '-')}"[:16] in out
+
+
+def test_every_pass_says_in_the_help_what_it_takes(main: Any) -> None:
+    _, out, _ = main("loop", "--help")
+    for name in registry.names():
+        assert f"--{name.replace('_', '-')} " in out
+        assert registry.find(name).__name__ in out
+    assert "granularity" in out and "max_scale" in out
 
 
 @pytest.mark.parametrize("options", OPTIONS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,9 @@ from ecograph.explain import Report
 from ecograph.loop import TrainingLoop
 from ecograph.tools import own
 from ecograph.tools.console import no_effect_noted
-from ecograph.tools.errors import UserError, user_errors
+from ecograph.tools.errors import user_errors
 from ecograph.tools.jobs.job import Job
-from ecograph.tools.ranks import is_main, world_size
+from ecograph.tools.ranks import check_started
 from ecograph.tools.training import Course, Ready, make_ready
 from ecograph.tools.training.kinds import for_loop
 
@@ -45,23 +45,23 @@ class Planned:
             ecograph.Scheduler(self.ready.model, epochs=self.loop.epochs, steps_per_epoch=steps)
 
 
-def plan(job: Job) -> Planned:
+def plan(job: Job, started_by: Sequence[str] | None = None) -> Planned:
     """Makes everything that a job needs. Nothing is trained or written.
+
+    Args:
+        job: what is asked for.
+        started_by: the arguments of the command line that will train it; None where it is only looked at.
 
     Raises:
         UserError: for whatever in it does not exist or does not fit.
     """
     options = _with_objects(job.loop_options)
-    if not is_main():
-        options["progress"] = False
     with user_errors("[loop] "), no_effect_noted():
         loop = TrainingLoop(passes=for_loop(job.passes), **options)
-    if world_size() > 1 and getattr(loop, "distributed", None) is None:
-        raise UserError(
-            f"{world_size()} processes were started, and the loop trains in one: start it without torchrun, or set "
-            "loop.distributed"
-        )
-    return Planned(job, loop, make_ready(job.setup, Course.of(loop)))
+    course = Course.of(loop)
+    if started_by is not None:
+        check_started(distributed=course.distributed, option="set loop.distributed", arguments=started_by)
+    return Planned(job, loop, make_ready(job.setup, course))
 
 
 def _with_objects(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -69,7 +69,9 @@ def _set(table: dict[str, Any], change: str) -> str:
         raise UserError(f"--set {change!r}: give KEY=VALUE, such as loop.epochs=3")
     for name in path:
         found = table.setdefault(name, {})
-        if not isinstance(found, dict):
+        if isinstance(found, str) and name in _SHORT:
+            found = table[name] = {_SHORT[name]: found}
+        elif not isinstance(found, dict):
             found = table[name] = {}  # such as passes.gradsamp, which was false
         table = found
     table[last] = toml.value(text.strip())
