@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ecograph.tools import running
+from ecograph.tools import data, running
 from ecograph.tools.demo import demo
 from ecograph.tools.doctor import doctor
 from ecograph.tools.inspect import inspect
@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(inspect)
-app.command()(train)
+app.command(epilog=data.epilog("[data] spec"))(train)
 app.command(cls=LoopCommand)(loop)
 app.command()(doctor)
 

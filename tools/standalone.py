@@ -42,7 +42,7 @@ def main(train: Train, arguments: Sequence[str] | None = None) -> None:
         arguments: those of the command line, where not given.
     """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-    app.command(epilog=_epilog())(_command(train))
+    app.command(epilog=data.epilog("DATA"))(_command(train))
     sys.exit(running.run(app, arguments, Path(sys.argv[0]).name))
 
 
@@ -157,10 +157,3 @@ def _passes(train: Train, texts: Sequence[str]) -> list[Any]:
 def _again(resumed: bool) -> str:
     """Returns the command line that goes on."""
     return ranks.command(*sys.argv[1:], *([] if resumed else ["--resume"]))
-
-
-def _epilog() -> str:
-    from rich.markup import escape
-
-    kinds = escape(data.describe()).replace("\n", "\n\n")  # typer breaks lines where one is empty
-    return f"[bold]DATA[/bold] is one of\n\n{kinds}"

@@ -35,8 +35,11 @@ def train(
 ) -> None:
     """Run a whole training that a TOML file describes: model, data, passes, optimizer, loop.
 
-    ecograph train --example > job.toml writes a job that runs as it is, with every key explained. Paths are
-    relative to the folder that you are in. Also under torchrun: torchrun -m ecograph.tools train CONFIG.toml
+    ecograph train --example > job.toml writes a job that runs as it is, with every key explained.
+
+    Paths are relative to the folder that you are in.
+
+    In several processes: torchrun --nproc-per-node=2 -m ecograph.tools train CONFIG.toml
     """
     if example:
         print_text(example_text())

@@ -3,7 +3,7 @@
 One file per kind; `find` knows them all, `loaders` makes batches of what it found.
 """
 
-from ecograph.tools.data.find import KINDS, describe, find
+from ecograph.tools.data.find import KINDS, describe, epilog, find
 from ecograph.tools.data.kind import Data
 
-__all__ = ["KINDS", "Data", "describe", "find"]
+__all__ = ["KINDS", "Data", "describe", "epilog", "find"]

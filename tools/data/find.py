@@ -35,3 +35,15 @@ def describe() -> str:
     lines = [(kind.form, kind.says) for kind in KINDS.values()]
     lines.append((" or ".join(users.FORMS), users.SAYS))
     return "\n".join(f"{form}: {says}" for form, says in lines)
+
+
+def epilog(name: str) -> str:
+    """Returns the list of the kinds for the end of a command's help.
+
+    Args:
+        name: of what they are for, such as ``"DATA"``.
+    """
+    from rich.markup import escape
+
+    kinds = escape(describe()).replace("\n", "\n\n")  # typer breaks lines where one is empty
+    return f"[bold]{escape(name)}[/bold] is one of\n\n{kinds}"
