@@ -67,7 +67,9 @@ def clip(program: Program, max_norm: float) -> None:
 
 def accumulate(program: Program, batches: int) -> None:
     """Take one optimizer step per group of batches; `data.loops` puts in the loop over a group."""
-    program.steps_per_epoch = code(f"math.ceil(len(train_loader) / {batches})", imports="import math")
+    program.steps_per_epoch = code(
+        f"steps_in(train_loader, accumulate={batches})", imports="from ecograph.loop.runtime import steps_in"
+    )
     program.substitute("backward", loss="loss / len(group)")
     program.move("after_batch", into="batch")
 
@@ -166,7 +168,10 @@ def ema(program: Program, decay: float) -> None:
 
 def stop(program: Program, condition: Stop) -> None:
     """End training after the epoch in which a value reaches its target."""
-    value = condition.name if condition.name != "train_loss" else "train_loss.mean()"
+    value = condition.name
+    if value == "train_loss":
+        value = "mean_loss"
+        program.insert("after_epoch", "mean_loss = train_loss.mean()")
     program.insert("after_epoch", f"reached = {value} is not None and {condition.of(value)}")
     program.insert(
         "stop",

@@ -13,6 +13,8 @@ from ecograph.loop.imports import Imports
 from ecograph.loop.tree import Fill, blocks_within, empty_slot, is_gap, sign, slot_name
 from ecograph.loop.values import Code, code, literal
 
+_STEPS_IN = "from ecograph.loop.runtime import steps_in"
+
 
 class Program:
     """A training loop under construction.
@@ -63,7 +65,7 @@ class Program:
         self.distributed = distributed
         self.forward_model = "ddp_model" if distributed == "ddp" else "model"
         self.targets = targets
-        self.steps_per_epoch = code("len(train_loader)")
+        self.steps_per_epoch = code("steps_in(train_loader)", imports=_STEPS_IN)
         self.evaluated = code(f"batch_size({targets})" + (" * in_step.counts" if distributed == "fsdp" else ""))
         self.arguments: dict[str, object] = {}
         self.scheduled = False

@@ -12,6 +12,8 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from torch import Tensor
 
+from ecograph.loop.lengths import length
+
 
 class Progress:
     """Shows epoch, batch, loss and time left while the loop runs, on stderr.
@@ -31,7 +33,7 @@ class Progress:
         self._console = console or Console(stderr=True)
         self._shown = shown and (self._console.is_terminal or self._console.is_jupyter)
         self._epochs = epochs
-        self._batches = _length(loader)
+        self._batches = length(loader)
         self._epoch = 0
         self._batch = 0
         self._skipped = False
@@ -117,10 +119,3 @@ def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-def _length(loader: Iterable[Any]) -> int | None:
-    try:
-        return len(loader)  # type: ignore[arg-type]
-    except TypeError:  # a stream: an iterable without a length, or a loader of an IterableDataset
-        return None

@@ -6,6 +6,7 @@ from ecograph.loop.checkpoints import Checkpoints
 from ecograph.loop.distributed import InStep, Ranks, Sharding, blocks, set_epoch
 from ecograph.loop.finite import LossWatch
 from ecograph.loop.history import EpochRecord, History, NonFiniteLossError
+from ecograph.loop.lengths import steps_in
 from ecograph.loop.measure import Clock, Mean, accuracy
 from ecograph.loop.progress import Progress
 from ecograph.loop.tensorboard import TensorBoard
@@ -33,5 +34,6 @@ __all__ = [
     "grouped",
     "loss_of",
     "pairs",
+    "steps_in",
     "set_epoch",
 ]

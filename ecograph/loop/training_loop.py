@@ -56,7 +56,8 @@ class TrainingLoop:
             evaluated, and what the model has at the end.
         val_every: evaluate after every so many epochs, and after the last.
         stop: end training after the epoch in which a value reaches its target: "val_accuracy >= 0.98".
-        checkpoint: a folder for the checkpoints of this run: one after each epoch, the last two are kept.
+        checkpoint: a folder for the checkpoints of this run: one after each epoch, the last two are kept. The weights
+            alone: `model.load_state_dict(torch.load(file, weights_only=True)["state"]["model"])`.
         checkpoint_every: one after every so many optimizer steps, too.
         log: where the history is written after each epoch: a file .csv or .jsonl, or a folder for TensorBoard;
             or a list of such.

@@ -121,7 +121,7 @@ def test_holes_are_filled_with_values_and_their_imports() -> None:
         STEPS=program.steps_per_epoch,
     )
     source = program.source()
-    assert "    sampler = Sampler(every=4)\n    table = [-1.5, -1.5, len(train_loader)]\n" in source
+    assert "    sampler = Sampler(every=4)\n    table = [-1.5, -1.5, steps_in(train_loader)]\n" in source
     assert f"from {Sampler.__module__} import Sampler\n" in source
 
 
