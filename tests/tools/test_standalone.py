@@ -135,11 +135,11 @@ def test_stopped_and_gone_on_with(program: Any, run: Any, tmp_path: Path) -> Non
     assert len(said) == 1
     again = shlex.split(said[0].removeprefix("to go on: "))
     assert again == ["python", "train_loop.py", *typed, "--output", "w.pt", "--resume"]
-    went_on = program(*again[2:])
-    assert went_on.returncode == 0, went_on.stderr
-    assert len([line for line in went_on.stdout.splitlines() if line.startswith("│")]) == 7
+    kept, whole = (TrainingLoop(7, checkpoint=folder, **options) for folder in ("kept", "whole"))
+    code, out, err = run(kept, *again[2:])
+    assert code == 0, err
+    assert len([line for line in out.splitlines() if line.startswith("│")]) == 7
 
-    whole = TrainingLoop(7, checkpoint="whole", **options)
     assert run(whole, *typed, "--output", "whole.pt")[0] == 0
     one, other = (torch.load(tmp_path / name, weights_only=True) for name in ("w.pt", "whole.pt"))
     assert all(torch.equal(one[name], value) for name, value in other.items())
@@ -174,7 +174,7 @@ MISTAKES: list[tuple[dict[str, Any], str, tuple[str, ...]]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "typed", "words"), MISTAKES, ids=[f"{o} {t}" for o, t, _ in MISTAKES])
+@pytest.mark.parametrize(("options", "typed", "words"), MISTAKES, ids=[f"{', '.join(o)} {t}" for o, t, _ in MISTAKES])
 def test_mistakes(options: dict[str, Any], typed: str, words: tuple[str, ...], run: Any) -> None:
     code, out, err = run(TrainingLoop(7, progress=False, **options), *typed.split())
     assert (code, out) == (2, "")

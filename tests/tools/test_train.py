@@ -153,17 +153,6 @@ def test_stopped_and_gone_on_with(cli: Any, train: Any, tmp_path: Path) -> None:
     assert values[0] == values[1] and len(values[0]) == 4
 
 
-def test_only_the_first_process_says_anything(tmp_path: Path) -> None:
-    """As torchrun starts the second one; what it waits for the first with is the loop's business."""
-    environment = {**os.environ, "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "ecograph.tools", "train", "job.toml"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr
-    assert [path.name for path in (tmp_path / "run").glob("*.*")] == ["history.csv"], "which the loop writes"
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="torch's gloo needs its own build there")
 def test_in_two_processes(tmp_path: Path) -> None:
     """Each has half of the data, so the schedule has half the steps; one prints, and one writes."""
@@ -273,6 +262,17 @@ def main_says(result: tuple[int, str, str]) -> str:
     code, out, err = result
     assert (code, out) == (2, "")
     return err.removesuffix("\n")
+
+
+def test_only_the_first_process_says_anything(train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torchrun starts the second one; what it waits for the first with is the loop's business."""
+    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    code, out, err = train("--set", "loop.callbacks=[]")
+    assert (code, out, err) == (0, "", "")
+    assert [path.name for path in (tmp_path / "run").glob("*.*")] == ["history.csv"], "which the loop writes"
+    code, out, err = train("--set", "data=digist")
+    assert (code, out) == (2, "") and err.startswith("error: process 1: ")
 
 
 def test_dry_run(train: Any, tmp_path: Path) -> None:
