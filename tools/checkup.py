@@ -15,6 +15,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "demo": ("scikit-learn",),
     "onnx": ("onnx", "onnxscript", "onnxruntime-training"),
     "energy": ("zeus",),
+    "tensorboard": ("tensorboard",),
     "plots": ("matplotlib",),
 }
 
