@@ -65,6 +65,8 @@ def source_of_nan(model: nn.Module, inputs: Any) -> str:
         return "the inputs of the batch are not finite: look for nan in the data"
     if isinstance(model, DistributedDataParallel):
         model = model.module  # whose own forward may wait for other processes
+    if any(hasattr(each, "device_mesh") for each in model.parameters()):  # as that of a sharded model would
+        return "lower the learning rate, or clip gradients (clip=1.0); distributed=\"ddp\" would name the layer"
     found: list[tuple[str, nn.Module]] = []
     handles = [
         module.register_forward_hook(_note(found, name)) for name, module in model.named_modules() if name

@@ -150,15 +150,18 @@ def compile_model(program: Program) -> None:
 
 def ema(program: Program, decay: float) -> None:
     """Average the weights over the steps; the average is what is validated, and what training ends with."""
+    average = f"get_ema_multi_avg_fn({decay!r})"
+    if program.distributed == "fsdp":
+        average = f"of_parts({average})"
+        program.insert("before_training", "from ecograph.loop.runtime import of_parts")
     program.insert(
         "before_training",
-        """
+        f"""
         from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
         # A moving average of the weights: what is evaluated, and what the model ends with.
-        averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(DECAY), use_buffers=True)
+        averaged = AveragedModel(model, multi_avg_fn={average}, use_buffers=True)
         """,
-        DECAY=decay,
     )
     program.keep("averaged")
     program.insert("after_optimizer_step", "averaged.update_parameters(model)")

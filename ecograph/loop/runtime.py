@@ -3,7 +3,7 @@
 from ecograph.loop.batches import batch_size, batches, device_of, grouped, loss_of, pairs
 from ecograph.loop.callbacks import Callback, Callbacks
 from ecograph.loop.checkpoints import Checkpoints
-from ecograph.loop.distributed import InStep, Ranks, Sharding, blocks, set_epoch
+from ecograph.loop.distributed import InStep, Ranks, Sharding, blocks, of_parts, set_epoch
 from ecograph.loop.finite import LossWatch
 from ecograph.loop.history import EpochRecord, History, NonFiniteLossError
 from ecograph.loop.lengths import steps_in
@@ -33,6 +33,7 @@ __all__ = [
     "device_of",
     "grouped",
     "loss_of",
+    "of_parts",
     "pairs",
     "steps_in",
     "set_epoch",

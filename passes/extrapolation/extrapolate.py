@@ -56,7 +56,7 @@ class Extrapolate(Options):
         if share:
             arguments.append(f"steps=round({self.until!r} * epochs * STEPS)")
         # DistributedDataParallel is asked for a worker's own gradient; what moves is the same.
-        model = getattr(program, "forward_model", "model") if self.direction == "local" else "model"
+        model = program.forward_model if self.direction == "local" else "model"
         program.insert(
             "before_training",
             f"""

@@ -6,7 +6,7 @@
 
 from ecograph.loop.distributed.alone import Alone
 from ecograph.loop.distributed.ranks import Ranks
-from ecograph.loop.distributed.sharding import Sharding, blocks
+from ecograph.loop.distributed.sharding import Sharding, blocks, of_parts
 from ecograph.loop.distributed.share import InStep, set_epoch
 
-__all__ = ["Alone", "InStep", "Ranks", "Sharding", "blocks", "set_epoch"]
+__all__ = ["Alone", "InStep", "Ranks", "Sharding", "blocks", "of_parts", "set_epoch"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -42,6 +42,23 @@ def _entries(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield place, child
         else:
             yield from _entries(place, child)
+
+
+def of_parts(average: Callable[..., None]) -> Callable[..., None]:
+    """Returns an averaging function for `AveragedModel` that works on the parts of tensors that are here.
+
+    Those of torch take all tensors of a type at once, and refuse sharded weights together with whole buffers.
+    """
+
+    def average_parts(averaged: list[Tensor], current: list[Tensor], count: Any) -> None:
+        average([_part(each) for each in averaged], [_part(each) for each in current], count)
+
+    return average_parts
+
+
+def _part(tensor: Any) -> Tensor:
+    found: Tensor = tensor.to_local() if hasattr(tensor, "device_mesh") else tensor
+    return found
 
 
 class Sharding:

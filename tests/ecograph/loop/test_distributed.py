@@ -1,0 +1,223 @@
+"""Whole loops on two real ranks, against the same training written out by hand in one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from two_ranks import needs_gloo, on_two_ranks
+
+pytestmark = needs_gloo
+
+_SUPPORT = Path(__file__).parents[2] / "support"
+
+COMMON = f"""
+import sys
+sys.path.insert(0, {str(_SUPPORT)!r})
+""" + """
+from torch.utils.data import DataLoader, TensorDataset
+from by_hand import by_hand, cards, network, samples
+from ecograph.loop import TrainingLoop
+import copy
+from pytest import approx, raises
+import ecograph
+from ecograph.loop import Callback
+from ecograph.passes import Extrapolate, GradSamp, SliceOut, SparseBackward
+
+TRAIN, VAL = samples(24), samples(13, seed=2)
+KINDS = ("ddp", "fsdp")
+
+def loader(data, batch=4, **options):
+    return DataLoader(TensorDataset(*data), batch, **options)
+
+def sgd(model):
+    return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+def adam(model):
+    return torch.optim.AdamW(model.parameters(), lr=0.01)
+
+def fit(model, kind, *, make=sgd, epochs=3, train=None, val=None, **options):
+    optimizer = make(model)
+    loop = TrainingLoop(epochs, distributed=kind, progress=False, **options)
+    train = loader(TRAIN) if train is None else train
+    return optimizer, loop.run(model, optimizer, F.cross_entropy, train, loader(VAL) if val is None else val)
+
+def plain_sgd(model):
+    return torch.optim.SGD(model.parameters(), lr=0.1)
+
+def in_one_process(model, *, epochs=3, **options):
+    # As large a batch as both have together: the same gradient, where nothing depends on a rank's share.
+    loop = TrainingLoop(epochs, progress=False, **options)
+    return loop.run(model, sgd(model), F.cross_entropy, loader(TRAIN, 8), loader(VAL))
+
+def same_everywhere(tensor):
+    other = [torch.empty_like(tensor) for _ in range(2)]
+    dist.all_gather(other, tensor.detach().contiguous())
+    return torch.equal(other[0], other[1])
+
+def close(model, expected, **tolerance):
+    found = model.state_dict()
+    assert list(found) == list(expected.state_dict())
+    for name, value in expected.state_dict().items():
+        assert type(found[name]) is torch.Tensor, name
+        assert same_everywhere(found[name]), name
+        torch.testing.assert_close(found[name], value, **tolerance, msg=lambda text: f"{name}: {text}")
+
+def check_history(history, expected, **tolerance):
+    for name in ("train_loss", "val_loss"):
+        found = [getattr(each, name) for each in history]
+        torch.testing.assert_close(torch.tensor(found), torch.tensor(getattr(expected, name)), **tolerance)
+        assert same_everywhere(torch.tensor(found))
+"""
+
+BODIES = {
+    "it_is_the_training_of_one_process": """
+for kind in KINDS:
+    for norm in (True, False):
+        for make in (sgd, adam):
+            # Whatever weights the others begin with: those of rank 0 count.
+            model, single = network(rank, norm=norm), network(norm=norm)
+            before = list(model.parameters())
+            optimizer, history = fit(model, kind, make=make, metric="accuracy")
+            expected = by_hand(single, make(single), [cards(TRAIN, 4)] * 3, val=VAL)
+            close(model, single)
+            check_history(history, expected)
+            assert [each.values["val_accuracy"] for each in history] == approx(expected.val_accuracy)
+            assert all(a is b for a, b in zip(before, model.parameters(), strict=True))
+            assert all(a is b for a, b in zip(before, optimizer.param_groups[0]["params"], strict=True))
+            assert type(model) is nn.Sequential and type(model[0]) is nn.Linear
+""",
+    "options_of_the_loop": """
+for kind in KINDS:
+    for options in (dict(clip=0.05), dict(ema=0.8), dict(accumulate=2), dict(clip=0.05, ema=0.8, accumulate=2)):
+        model, single = network(), network()
+        # 28 samples: 14 on each rank, in batches of 4, 4, 4 and 2.
+        data = samples(28)
+        epoch = cards(data, 4)
+        if "accumulate" in options:
+            epoch = [[[*a, *b] for a, b in zip(*two)] for two in (epoch[:2], epoch[2:])]
+        _, history = fit(model, kind, train=loader(data), **options)
+        options.pop("accumulate", None)
+        expected = by_hand(single, sgd(single), [epoch] * 3, val=VAL, **options)
+        close(model, expected.average or single)
+        check_history(history, expected)
+""",
+    "mixed_precision": """
+for kind in KINDS:
+    for options in ({}, dict(ema=0.8, clip=0.05)):
+        model, single = network().float(), network().float()
+        data = TRAIN[0].float(), TRAIN[1]
+        _, history = fit(model, kind, train=loader(data), val=loader((VAL[0].float(), VAL[1])), amp="bf16", **options)
+        expected = by_hand(single, sgd(single), [cards(data, 4)] * 3, amp=True, **options)
+        close(model, expected.average or single, rtol=1e-4, atol=1e-5)
+        assert [each.train_loss for each in history] == approx(expected.train_loss, 1e-4)
+""",
+    "gradsamp_skips_the_same_epochs_with_the_same_noise": """
+for kind in KINDS:
+    for mode in ("gaussian", "extrapolate"):
+        gradsamp = GradSamp(every=3, mode=mode, seed=4)
+        model, single = network(rank, norm=False), network(norm=False)
+        _, history = fit(model, kind, epochs=6, passes=[gradsamp])
+        expected = in_one_process(single, epochs=6, passes=[gradsamp])
+        close(model, single)
+        assert [each.note for each in history] == [each.note for each in expected]
+        assert [each.epoch for each in history if "skipped" in each.note] == [2, 5]
+        assert [each.val_loss for each in history] == approx([each.val_loss for each in expected])
+""",
+    "extrapolation_past_and_noise": """
+for kind in KINDS:
+    for direction in ("past", "noise"):
+        extrapolate = Extrapolate(radius=0.2, direction=direction, until=2, seed=3)
+        model, single = network(rank, norm=False), network(norm=False)
+        fit(model, kind, passes=[extrapolate], clip=1.0)
+        in_one_process(single, passes=[extrapolate], clip=1.0)
+        close(model, single)
+""",
+    "extrapolation_by_the_own_gradient_of_each_rank": """
+model, single = network(rank, norm=False), network(norm=False)
+fit(model, "ddp", make=plain_sgd, passes=[Extrapolate(radius=0.2, direction="local")])
+parameters = list(single.parameters())
+own = [None, None]
+for step in cards(TRAIN, 4) * 3:
+    weights = [each.detach().clone() for each in parameters]
+    for worker, ((x, y),) in enumerate(step):
+        with torch.no_grad():
+            for each, weight, ahead in zip(parameters, weights, own[worker] or [0.0] * len(weights)):
+                each.copy_(weight - 0.2 * ahead)
+        own[worker] = torch.autograd.grad(F.cross_entropy(single(x), y), parameters)
+    with torch.no_grad():
+        for each, weight, first, second in zip(parameters, weights, *own, strict=True):
+            each.copy_(weight - 0.1 * (first + second) / 2)
+close(model, single)
+
+model = network()
+whole = list(model.parameters())
+with raises(ValueError, match="direction='past', or DistributedDataParallel"):
+    fit(model, "fsdp", passes=[Extrapolate(radius=0.2, direction="local")])
+""",
+    "sparse_backward": """
+def sparse(model):
+    passes = [SparseBackward(0.5, schedule="constant", when="always", skip_first=False, min_channels=4)]
+    return ecograph.optimize(model, example_inputs=TRAIN[0][:4], passes=passes), passes
+
+for kind in KINDS:
+    model, _ = sparse(network(rank))
+    single, _ = sparse(network())
+    fit(model, kind)
+    by_hand(single, sgd(single), [cards(TRAIN, 4)] * 3)
+    close(model, single)
+    dense = network()
+    by_hand(dense, sgd(dense), [cards(TRAIN, 4)] * 3)
+    assert not torch.equal(dense[0].weight, single[0].weight)
+""",
+    "sliceout": """
+def sliced(model, **options):
+    passes = [SliceOut(0.5, min_width=4, align=1, **options)]
+    return ecograph.optimize(model, example_inputs=TRAIN[0][:4], passes=passes), passes
+
+for kind in KINDS:
+    for ema in (None, 0.8):
+        torch.manual_seed(rank)
+        model, passes = sliced(network(rank, norm=False))
+        single, _ = sliced(network(norm=False))
+        fit(model, kind, passes=passes, ema=ema)
+        in_one_process(single, passes=passes, ema=ema)
+        close(model, single)
+model, passes = sliced(network(), update="slice")
+before = copy.deepcopy(model.state_dict())
+with raises(ValueError, match='update="autograd"|update=.autograd.'):
+    fit(model, "fsdp", passes=passes)
+""",
+    "callbacks_stop_and_schedules": """
+class Watch(Callback):
+    def __init__(self):
+        self.epochs, self.steps = [], 0
+    def on_step_end(self, epoch, model, loss):
+        self.steps += 1
+    def on_epoch_end(self, epoch, model, record):
+        self.epochs.append(record.epoch)
+
+for kind in KINDS:
+    watch, model = Watch(), network(norm=False)
+    optimizer = sgd(model)
+    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=10.0)
+    loop = TrainingLoop(
+        9, distributed=kind, lr_step="val_loss", stop="val_loss < 1.05", callbacks=[watch], progress=False
+    )
+    history = loop.run(model, optimizer, F.cross_entropy, loader(TRAIN), loader(VAL), schedule)
+    assert history[-1].val_loss < 1.05 and len(history) < 9
+    assert watch.epochs == list(range(len(history))) and watch.steps == 3 * len(history)
+    rates = torch.tensor([each.lr for each in history], dtype=torch.float64)
+    assert len(set(rates.tolist())) > 1 and same_everywhere(rates)
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
+    return on_two_ranks(tmp_path_factory.mktemp("ranks"), COMMON, BODIES)
+
+
+def test_on_two_ranks(results: list[dict[str, str]]) -> None:
+    for rank in results:
+        assert rank == dict.fromkeys(BODIES, "")
