@@ -9,14 +9,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ecograph.tools.console import print_json, stderr, stdout
+from ecograph.tools.console import print_json, print_text, stderr, stdout
 from ecograph.tools.errors import user_errors
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from ecograph.tools.demo_arms import Plan, Run
-    from ecograph.tools.demo_data import Digits
+
+#: What stands above the job that is printed.
+JOB_HEAD = """\
+# The training with sparse backward of `ecograph demo`. It runs as it is: ecograph train job.toml
+# For your own, put another spec into [model] and [data], such as "file.py:function" (paths are relative to the folder
+# that you are in), and device = "auto". Without [passes.sparse_backward] it is dense training, to compare with.
+# ecograph train --example explains every key.
+
+"""
 
 
 def demo(
@@ -29,39 +37,51 @@ def demo(
         int, typer.Option(min=1, help="Threads of torch. With one, no waiting for others is in the CPU time.")
     ] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print every figure of every seed as JSON.")] = False,
+    job: Annotated[
+        bool, typer.Option("--job", help="Print the sparse arm as a job for `ecograph train`; train nothing.")
+    ] = False,
 ) -> None:
     """Train on real handwritten digits, three ways: does sparse backward pay?
 
     Dense; with sparse backward; and, the honest control, dense for as many fewer epochs as cost the same
     FLOPs. Sparse backward is worth its while only where it does better than that. Takes about two
     minutes.
+
+    ecograph demo --job > job.toml writes the training with sparse backward down, for your own model and
+    data to be put in.
     """
     import torch
 
-    from ecograph.tools import demo_arms, demo_data, demo_model, demo_report
+    from ecograph.tools import demo_arms, demo_model, demo_report
 
     with user_errors(prefix="--model: "):
         demo_model.build(model)
+    if job:
+        print_text(job_text(model, epochs=epochs))
+        return
     torch.set_num_threads(threads)
     started = time.perf_counter()
-    digits = demo_data.load()
-    plan = demo_arms.make_plan(model, epochs=epochs, images=len(digits.train_labels))
+    plan = demo_arms.make_plan(model, epochs=epochs)
     with _progress() as progress:
-        runs = run_all(plan, digits, seeds=seeds, progress=progress)
-    report = demo_report.report(
-        plan,
-        runs,
-        images=(len(digits.train_labels), len(digits.test_labels)),
-        threads=threads,
-        seconds=time.perf_counter() - started,
-    )
+        runs = run_all(plan, seeds=seeds, progress=progress)
+    report = demo_report.report(plan, runs, threads=threads, seconds=time.perf_counter() - started)
     if json:
         print_json(report.to_dict())
     else:
         stdout().print(report)
 
 
-def run_all(plan: Plan, digits: Digits, *, seeds: int, progress: Progress) -> list[Run]:
+def job_text(model: str, *, epochs: int) -> str:
+    """Returns the sparse arm in TOML, with a word on what to change."""
+    from ecograph.tools import demo_arms
+    from ecograph.tools.jobs import toml
+    from ecograph.tools.jobs.write import to_table
+
+    job = demo_arms.sparse_job(model, epochs=epochs)
+    return JOB_HEAD + toml.dump(to_table(replace(job, top=replace(job.top, output="runs/demo"))))
+
+
+def run_all(plan: Plan, *, seeds: int, progress: Progress) -> list[Run]:
     """Trains every arm with every seed.
 
     Arms take turns within a seed, and another arm begins with each seed: a machine that slows down or
@@ -69,7 +89,7 @@ def run_all(plan: Plan, digits: Digits, *, seeds: int, progress: Progress) -> li
     """
     from ecograph.tools import demo_arms
 
-    warm_up(plan, digits)
+    warm_up(plan)
     flops_in_all = seeds * sum(arm.flops for arm in plan.arms)
     task = progress.add_task("", total=flops_in_all)
     runs = []
@@ -79,15 +99,16 @@ def run_all(plan: Plan, digits: Digits, *, seeds: int, progress: Progress) -> li
             progress.update(task, description=f"seed {seed + 1} of {seeds}, {arm.title}")
             step = arm.flops / (arm.epochs * plan.steps_per_epoch)
             tick = partial(progress.advance, task, step)
-            runs.append(demo_arms.train(plan, arm, digits, seed=seed, position=position, tick=tick))
+            runs.append(demo_arms.train(arm, seed=seed, position=position, tick=tick))
     return runs
 
 
-def warm_up(plan: Plan, digits: Digits) -> None:
+def warm_up(plan: Plan) -> None:
     """Trains for two epochs and throws the result away: what torch sets up once is no arm's cost."""
     from ecograph.tools import demo_arms
 
-    demo_arms.train(plan, replace(plan.arms[1], epochs=2), digits, seed=0)
+    arm = plan.arms[1]
+    demo_arms.train(replace(arm, job=demo_arms.sparse_job(plan.model, epochs=2)), seed=0)
 
 
 def _progress() -> Progress:

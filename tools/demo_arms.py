@@ -1,28 +1,23 @@
-"""The three arms of the demo: what each trains, for how long, at which cost; and one run of one of them."""
+"""The three arms of the demo: the job that each is, for how long, at which cost; and one run of one of them."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
+from torch import Tensor, nn
 
-import ecograph
-from ecograph.loop import TrainingLoop
+from ecograph.loop import Callback
 from ecograph.passes import SparseBackward
-from ecograph.tools import demo_model
-from ecograph.tools.demo_data import Batches, Digits
+from ecograph.tools.jobs.job import DataSet, Job, Model, Named, Top
+from ecograph.tools.jobs.plan import Planned, plan
+from ecograph.tools.training import Course
 
-BATCH = 32
-DROP = 0.8
-PEAK_LR = 0.05
-WEIGHT_DECAY = 5e-4
+#: As in ssProp's published runs: a dense epoch, a sparse one, and so on.
+SPARSE_BACKWARD = SparseBackward(drop=0.8, schedule="alternate")
 
 
 @dataclass(frozen=True)
@@ -32,16 +27,20 @@ class Arm:
     Attributes:
         name: ``"dense"``, ``"sparse"`` or ``"control"``.
         title: for the table.
-        epochs: over which its learning-rate schedule spans.
+        job: the training; its seed is set for each run.
         flops: of one whole training, counted from shapes.
-        sparse: whether the model is optimized.
     """
 
     name: str
     title: str
-    epochs: int
+    job: Job
     flops: int
-    sparse: bool = False
+
+    @property
+    def epochs(self) -> int:
+        """How many it has; its learning-rate schedule spans them."""
+        epochs: int = self.job.loop["epochs"]
+        return epochs
 
 
 @dataclass(frozen=True)
@@ -53,12 +52,14 @@ class Plan:
         arms: dense, sparse, control.
         steps_per_epoch: optimizer steps.
         control_exact: epochs of dense training that cost exactly what the sparse arm costs.
+        images: for training and for testing.
     """
 
     model: str
     arms: tuple[Arm, Arm, Arm]
     steps_per_epoch: int
     control_exact: float
+    images: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Run:
 
     Attributes:
         arm: name of the arm.
-        seed: of the initial weights and of the order of batches.
+        seed: of the initial weights, the order of batches and the shifts.
         position: 0 where this arm was the first of its seed to be trained.
         accuracy: share of test images that were recognised.
         cpu_seconds: CPU time of the process during training, summed over threads; evaluation is not in it.
@@ -84,88 +85,92 @@ class Run:
     train_loss: float | None
 
 
-def make_plan(model: str, *, epochs: int, images: int) -> Plan:
+def job(model: str, *, epochs: int, passes: tuple[Any, ...] = (), seed: int = 0) -> Job:
+    """Returns the job of an arm: arms differ in their passes and epochs, and in nothing else."""
+    return Job(
+        top=Top(seed=seed, device="cpu"),
+        model=Model(f"demo:{model}", channels_last=True),
+        data=DataSet("digits:shifted", batch_size=32, drop_last=True),
+        optimizer=Named("sgd", {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}),
+        schedule=Named("onecycle", {"pct_start": 0.1, "cycle_momentum": False}),
+        passes=passes,
+        loop={"epochs": epochs, "metric": "accuracy"},
+    )
+
+
+def sparse_job(model: str, *, epochs: int) -> Job:
+    """Returns the job of the sparse arm."""
+    return job(model, epochs=epochs, passes=(SPARSE_BACKWARD,))
+
+
+def make_plan(model: str, *, epochs: int) -> Plan:
     """Plans the arms; FLOPs are what ``explain`` counts, on average over the schedule of these epochs.
 
     Args:
         model: name of the model.
         epochs: of the dense and the sparse arm.
-        images: in the training set.
     """
-    steps = images // BATCH
-    trial = sparse_model(model)
-    ecograph.Scheduler(trial, epochs=epochs, steps_per_epoch=steps)
-    report = ecograph.explain(trial)
+    trial = plan(sparse_job(model, epochs=epochs))
+    trial.announce()
+    report = trial.explained()
+    assert report is not None
+    steps = len(trial.ready.train_loader)
     dense, sparse = report.before.total, report.after.total
     exact = epochs * sparse / dense
     fewer = max(1, round(exact))
     return Plan(
         model=model,
         arms=(
-            Arm("dense", "dense", epochs, epochs * steps * dense),
-            Arm("sparse", "sparse backward", epochs, epochs * steps * sparse, sparse=True),
-            Arm("control", "control: dense, fewer epochs", fewer, fewer * steps * dense),
+            Arm("dense", "dense", job(model, epochs=epochs), epochs * steps * dense),
+            Arm("sparse", "sparse backward", trial.job, epochs * steps * sparse),
+            Arm("control", "control: dense, fewer epochs", job(model, epochs=fewer), fewer * steps * dense),
         ),
         steps_per_epoch=steps,
         control_exact=exact,
+        images=(len(trial.ready.train_loader.dataset), len(trial.ready.val_loader.dataset)),
     )
 
 
-def sparse_model(name: str) -> nn.Module:
-    """Returns the demo model, optimized."""
-    return ecograph.optimize(
-        demo_model.build(name), example_inputs=torch.zeros(BATCH, 1, 8, 8), passes=[sparse_backward()]
-    )
+class Ticks(Callback):
+    """Calls a function after every optimizer step."""
+
+    def __init__(self, tick: Callable[[], None]) -> None:
+        """Takes the function."""
+        self._tick = tick
+
+    def on_step_end(self, epoch: int, model: nn.Module, loss: Tensor) -> None:
+        """Calls it."""
+        self._tick()
 
 
-def sparse_backward() -> SparseBackward:
-    """Returns the pass, scheduled as in ssProp's published runs: a dense epoch, a sparse one, and so on."""
-    return SparseBackward(drop=DROP, schedule="alternate")
+def begin(arm: Arm, *, seed: int, tick: Callable[[], None] | None = None) -> Planned:
+    """Makes everything for one training of an arm.
 
-
-def training_loop(arm: Arm) -> TrainingLoop:
-    """Returns the generated loop of an arm; for the sparse one it holds the Scheduler of the drop rate."""
-    passes = [sparse_backward()] if arm.sparse else []
-    return TrainingLoop(epochs=arm.epochs, passes=passes, lr_step="step", progress=False)
-
-
-def learning_rate(step: int, *, total: int) -> float:
-    """Returns the share of the peak learning rate at a step: up over a tenth, then down along a cosine.
-
-    It spans ``total`` steps, so an arm with fewer epochs has the whole of it too, and also ends at zero.
+    Args:
+        arm: what to train.
+        seed: arms with the same one begin with the same weights, and see the same images, moved alike, in the same
+            order.
+        tick: called after every optimizer step, for a progress bar.
     """
-    warmup = max(1, total // 10)
-    if step < warmup:
-        return (step + 1) / warmup
-    return (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))) / 2
+    callbacks = [] if tick is None else [Ticks(tick)]
+    loop = {**arm.job.loop, "progress": False, "callbacks": callbacks}
+    return plan(replace(arm.job, top=replace(arm.job.top, seed=seed), loop=loop))
 
 
-def train(
-    plan: Plan,
-    arm: Arm,
-    digits: Digits,
-    *,
-    seed: int,
-    position: int = 0,
-    tick: Callable[[], None] | None = None,
-) -> Run:
-    """Trains one arm with one seed and tests it. Arms with the same seed begin with the same weights."""
-    torch.manual_seed(seed)
-    model = sparse_model(plan.model) if arm.sparse else demo_model.build(plan.model)
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(model.parameters(), lr=PEAK_LR, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY)
-    scheduler = LambdaLR(optimizer, partial(learning_rate, total=arm.epochs * plan.steps_per_epoch))
-    batches = Batches(digits.train_images, digits.train_labels, size=BATCH, seed=seed, tick=tick)
-    loop = training_loop(arm)
+def train(arm: Arm, *, seed: int, position: int = 0, tick: Callable[[], None] | None = None) -> Run:
+    """Trains one arm with one seed, and tests it when the time of the training has been taken."""
+    planned = begin(arm, seed=seed, tick=tick)
+    training = replace(planned.ready, val_loader=None)
     wall, cpu = time.perf_counter(), time.process_time()
-    history = loop.run(model, optimizer, F.cross_entropy, batches, lr_scheduler=scheduler)
+    history = planned.loop.run(*training)
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    return Run(arm.name, seed, position, test(model, digits), cpu, wall, history[-1].train_loss)
+    return Run(arm.name, seed, position, test(planned), cpu, wall, history[-1].train_loss)
 
 
-@torch.no_grad()
-def test(model: nn.Module, digits: Digits) -> float:
-    """Returns the share of test images that the model recognises."""
-    model.eval()
-    predicted = model(digits.test_images).argmax(1)
-    return int((predicted == digits.test_labels).sum()) / len(digits.test_labels)
+def test(planned: Planned) -> float:
+    """Returns the share of test images that the model recognises, by the loop's own function."""
+    ready, evaluate = planned.ready, Course.of(planned.loop).evaluate
+    assert evaluate is not None
+    _, accuracy = evaluate(ready.model, ready.loss_fn, ready.val_loader, torch.device(planned.job.top.device))
+    share: float = accuracy
+    return share

@@ -84,7 +84,6 @@ class Report:
         dense: trained in the plain way.
         sparse: trained with the sparse backward.
         control: dense training cut down to what the sparse arm costs.
-        images: for training and for testing.
         threads: of torch.
         seconds: wall time of everything.
     """
@@ -93,7 +92,6 @@ class Report:
     dense: Result
     sparse: Result
     control: Result
-    images: tuple[int, int]
     threads: int
     seconds: float
 
@@ -106,8 +104,8 @@ class Report:
         """Returns everything as JSON types."""
         return {
             "task": "sklearn.datasets.load_digits",
-            "train_images": self.images[0],
-            "test_images": self.images[1],
+            "train_images": self.plan.images[0],
+            "test_images": self.plan.images[1],
             "model": self.plan.model,
             "epochs": self.dense.arm.epochs,
             "seeds": self.seeds,
@@ -164,7 +162,7 @@ class Report:
             f"CPU time: of the process during training, {count(self.threads, 'thread')}; "
             "arms take turns in a rotating order",
             f"energy: {self.dense.energy.source.replace(':', ', ')}: it says no more than the CPU time does",
-            f"data: {self.images[0]} images to train on, moved by up to a pixel; {self.images[1]} to test on",
+            f"data: {self.plan.images[0]} images to train on, moved by up to a pixel; {self.plan.images[1]} to test on",
             f"in all: {self.seconds:.0f} s",
         ]
         return Text("\n".join(lines), style="dim")
@@ -176,7 +174,7 @@ def report(plan: Plan, runs: Sequence[Run], **facts: Any) -> Report:
     Args:
         plan: the arms.
         runs: of all arms and seeds, in any order.
-        **facts: images, threads and seconds, as in :class:`Report`.
+        **facts: threads and seconds, as in :class:`Report`.
     """
     dense, sparse, control = (
         Result(arm, tuple(sorted((run for run in runs if run.arm == arm.name), key=lambda run: run.seed)))

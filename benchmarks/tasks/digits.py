@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from models import wide_resnet
 from torch import Tensor, nn
 
-from ecograph.tools import demo_data
+from ecograph.tools.data.digits import load
+from tasks.batches import Batches
 from tasks.task import Task
 
 BATCH = 32
@@ -24,7 +25,7 @@ def task(scale: float = 1.0, widths: tuple[int, ...] = (64, 128, 256), blocks: i
         widths: of the Wide ResNet's groups; the channels between the convolutions of a block are as many.
         blocks: in each group.
     """
-    data = demo_data.load()
+    data = load()
     steps = max(1, round(scale * (len(data.train_labels) // BATCH)))
 
     def build() -> nn.Module:
@@ -32,7 +33,7 @@ def task(scale: float = 1.0, widths: tuple[int, ...] = (64, 128, 256), blocks: i
         return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def batches(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        loader = demo_data.Batches(data.train_images, data.train_labels, size=BATCH, seed=seed)
+        loader = Batches(data.train_images, data.train_labels, size=BATCH, seed=seed)
         while True:
             yield from loader
 

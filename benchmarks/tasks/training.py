@@ -17,9 +17,9 @@ import ecograph
 from ecograph.passes import GradSamp
 from ecograph.passes.extrapolation import Extrapolation
 from ecograph.passes.gradsamp import EpochSampler
-from ecograph.tools.demo_arms import learning_rate
 from tasks import TASKS
 from tasks.arms import ARMS, RECALIBRATION, prepare
+from tasks.rate import learning_rate
 from tasks.task import Task
 
 

@@ -2,31 +2,35 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import ecograph
-from ecograph.tools import demo_arms, demo_data, demo_model, demo_report
-from ecograph.tools.demo_arms import BATCH, Plan, Run, learning_rate, make_plan
-from ecograph.tools.demo_data import Batches, Digits, shifted
+from ecograph.loop import TrainingLoop
+from ecograph.tools import demo_arms, demo_model, demo_report
+from ecograph.tools.demo_arms import SPARSE_BACKWARD, Arm, Plan, Run, make_plan
 from ecograph.tools.demo_verdict import difference, verdict
-from ecograph.tools.errors import UserError
+from ecograph.tools.jobs import Planned, read_job
+
+BATCH = 32
 
 
-@pytest.fixture(scope="module")
-def digits() -> Digits:
-    return demo_data.load()
+def sparse_model(name: str) -> nn.Module:
+    return ecograph.optimize(
+        demo_model.build(name), example_inputs=torch.zeros(BATCH, 1, 8, 8), passes=[SPARSE_BACKWARD]
+    )
 
 
 @pytest.fixture(scope="module")
 def plan() -> Plan:
-    return make_plan("tiny", epochs=4, images=539)
+    return make_plan("tiny", epochs=4)
 
 
 # -- the command ------------------------------------------------------------------------------------------------------
@@ -62,13 +66,12 @@ def test_the_table(main: Any) -> None:
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 20])
 def test_the_control_costs_what_explain_counts(epochs: int) -> None:
-    plan = make_plan("tiny", epochs=epochs, images=539)
-    model = ecograph.optimize(
-        demo_model.build("tiny"), example_inputs=torch.zeros(BATCH, 1, 8, 8), passes=[demo_arms.sparse_backward()]
-    )
+    plan = make_plan("tiny", epochs=epochs)
+    model = sparse_model("tiny")
     ecograph.Scheduler(model, epochs=epochs, steps_per_epoch=539 // BATCH)
     report = ecograph.explain(model)
     steps = epochs * (539 // BATCH)
+    assert plan.steps_per_epoch == 539 // BATCH and plan.images == (539, 1258)
     dense, sparse, control = plan.arms
     assert dense.flops == report.before.total * steps
     assert sparse.flops == report.after.total * steps
@@ -88,66 +91,123 @@ def test_flops_are_those_of_the_real_step(plan: Plan) -> None:
 
 @pytest.mark.parametrize("name", demo_model.MODELS)
 def test_models_gain_from_a_sparse_backward(name: str) -> None:
-    report = ecograph.explain(demo_arms.sparse_model(name))
+    report = ecograph.explain(sparse_model(name))
     assert sum(bool(layer.rewritten_by) for layer in report.layers) >= len(report.layers) / 2
 
 
-def test_a_run_can_be_repeated(plan: Plan, digits: Digits) -> None:
-    arm = replace(plan.arms[1], epochs=2)
-    first, second = (demo_arms.train(plan, arm, digits, seed=1) for _ in range(2))
+def lasting(arm: Arm, epochs: int) -> Arm:
+    return replace(arm, job=replace(arm.job, loop={**arm.job.loop, "epochs": epochs}))
+
+
+def test_a_run_can_be_repeated(plan: Plan) -> None:
+    arm = lasting(plan.arms[1], 2)
+    ticks: list[int] = []
+    first = demo_arms.train(arm, seed=1, tick=lambda: ticks.append(1))
+    assert len(ticks) == 2 * plan.steps_per_epoch
+    second = demo_arms.train(arm, seed=1)
     assert (first.accuracy, first.train_loss) == (second.accuracy, second.train_loss)
-    assert demo_arms.train(plan, arm, digits, seed=2).train_loss != first.train_loss
+    assert demo_arms.train(lasting(arm, 1), seed=2).train_loss != first.train_loss
     assert first.cpu_seconds > 0 and first.wall_seconds > 0
 
 
+def test_arms_with_the_same_seed_are_paired(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They begin with the same weights and, from then on, are given the same images, moved alike, in the same order."""
+    begin, begun, seen = demo_arms.begin, [], {}
+
+    def look(arm: Arm, **options: Any) -> Planned:
+        planned = begin(arm, **options)
+        begun.append({name: value.clone() for name, value in planned.ready.model.state_dict().items()})
+        given = seen.setdefault((arm.name, options["seed"]), [])
+        planned.ready.model.register_forward_pre_hook(
+            lambda model, inputs: given.append(inputs[0].clone()) if model.training else None
+        )
+        return planned
+
+    monkeypatch.setattr(demo_arms, "begin", look)
+    dense, sparse, control = plan.arms
+    for arm, epochs, seed in ((dense, 3, 0), (sparse, 2, 0), (control, 1, 0), (dense, 1, 1)):
+        demo_arms.train(lasting(arm, epochs), seed=seed)
+    a_dense, a_sparse, a_control, another = begun
+    for name, value in a_dense.items():
+        assert torch.equal(value, a_sparse[name]) and torch.equal(value, a_control[name]), name
+    assert not torch.equal(a_dense["head.weight"], another["head.weight"])
+    images = seen["dense", 0]
+    steps = plan.steps_per_epoch
+    assert len(images) == 3 * steps and images[0].shape == (BATCH, 1, 8, 8)
+    assert torch.equal(torch.stack(seen["sparse", 0]), torch.stack(images[: 2 * steps]))
+    assert torch.equal(torch.stack(seen["control", 0]), torch.stack(images[:steps]))
+    assert not torch.equal(images[0], images[steps]) and not torch.equal(images[0], seen["dense", 1][0])
+
+
+def test_only_training_is_timed(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither planning nor evaluation is within the time: a clock of ours is read right before and right after."""
+    happened: list[str] = []
+    begin, run, test = demo_arms.begin, TrainingLoop.run, demo_arms.test
+
+    def noted(name: str, function: Any) -> Any:
+        def call(*given: Any, **options: Any) -> Any:
+            happened.append(name)
+            return function(*given, **options)
+
+        return call
+
+    def trained(loop: TrainingLoop, *given: Any) -> Any:
+        assert given[4] is None, "there is nothing to evaluate on"
+        return run(loop, *given)
+
+    monkeypatch.setattr(demo_arms, "begin", noted("begin", begin))
+    monkeypatch.setattr(TrainingLoop, "run", noted("run", trained))
+    monkeypatch.setattr(demo_arms, "test", noted("test", test))
+    monkeypatch.setattr(demo_arms.time, "process_time", noted("clock", demo_arms.time.process_time))
+    demo_arms.train(lasting(plan.arms[0], 1), seed=0)
+    assert happened == ["begin", "clock", "run", "clock", "test"]
+
+
+def test_the_accuracy_is_that_of_the_test_images(plan: Plan) -> None:
+    planned = demo_arms.begin(plan.arms[0], seed=0)
+    images, labels = (torch.stack(part) for part in zip(*planned.ready.val_loader.dataset, strict=True))
+    share = demo_arms.test(planned)
+    model = planned.ready.model.eval()
+    with torch.no_grad():
+        assert share == pytest.approx((model(images).argmax(1) == labels).sum().item() / 1258)
+
+
 def test_the_sparse_loop_schedules_the_drop_rate(plan: Plan) -> None:
-    dense, sparse, _ = (demo_arms.training_loop(arm).source for arm in plan.arms)
+    dense, sparse, _ = (demo_arms.begin(arm, seed=0).loop.source for arm in plan.arms)
     assert "rates.step()" in sparse and "rates" not in dense
 
 
-@pytest.mark.parametrize("total", [2, 10, 320])
-def test_the_learning_rate_spans_the_training(total: int) -> None:
-    rates = [learning_rate(step, total=total) for step in range(total)]
-    assert 0 < rates[0] <= 1 and max(rates) == 1
-    assert learning_rate(total, total=total) == pytest.approx(0, abs=1e-9)
-    assert all(rate >= 0 for rate in rates)
+def test_the_learning_rate_spans_the_training(plan: Plan) -> None:
+    for arm in plan.arms:
+        ready = demo_arms.begin(arm, seed=0).ready
+        rates = []
+        for _ in range(arm.epochs * plan.steps_per_epoch):
+            rates.append(ready.optimizer.param_groups[0]["lr"])
+            ready.optimizer.step()
+            ready.lr_scheduler.step()
+        assert max(rates) == pytest.approx(0.05, rel=0.02) and rates[-1] < 1e-3
+        assert rates.index(max(rates)) == pytest.approx(len(rates) / 10, abs=1)
 
 
-# -- the data ---------------------------------------------------------------------------------------------------------
+# -- the sparse arm as a job ------------------------------------------------------------------------------------------
 
 
-def test_the_split(digits: Digits) -> None:
-    assert digits.train_images.shape == (539, 1, 8, 8) and digits.test_images.shape == (1258, 1, 8, 8)
-    assert digits.train_images.mean().abs() < 1e-5
-    shares = [labels.bincount() / len(labels) for labels in (digits.train_labels, digits.test_labels)]
-    torch.testing.assert_close(shares[0], shares[1], atol=2e-3, rtol=0)
-    torch.testing.assert_close(digits.test_images, demo_data.load().test_images)
+def test_the_job_is_the_sparse_arm_and_trains(main: Any, tmp_path: Path) -> None:
+    code, text, err = main("demo", "--job", "--model", "tiny", "--epochs", "3")
+    assert (code, err) == (0, "")
+    (tmp_path / "job.toml").write_text(text, encoding="utf-8")
+    job = read_job(tmp_path / "job.toml")
+    assert replace(job, top=replace(job.top, output=None)) == demo_arms.sparse_job("tiny", epochs=3)
+    assert job.top.output is not None
 
+    code, out, _ = main("train", "job.toml", "--dry-run")
+    assert code == 0 and "rates.step()" in out
+    assert not (tmp_path / "runs").exists()
 
-def test_batches(digits: Digits) -> None:
-    ticks: list[int] = []
-    images, labels = digits.train_images, digits.train_labels
-    batches = Batches(images, labels, size=BATCH, seed=0, tick=lambda: ticks.append(1))
-    first, second = list(batches), list(batches)
-    assert len(first) == len(batches) == 16 and len(ticks) == 32
-    assert all(x.shape == (BATCH, 1, 8, 8) and y.shape == (BATCH,) for x, y in first)
-    assert not torch.equal(first[0][1], second[0][1])
-    again = list(Batches(images, labels, size=BATCH, seed=0))
-    assert all(torch.equal(a, b) for one, two in zip(first, again, strict=True) for a, b in zip(one, two, strict=True))
-
-
-def test_shifts_are_at_most_a_pixel() -> None:
-    image = torch.zeros(200, 1, 8, 8)
-    image[:, 0, 4, 4] = 1
-    moved = shifted(image, torch.Generator().manual_seed(0))
-    positions = {tuple(position) for position in moved[:, 0].nonzero()[:, 1:].tolist()}
-    assert positions == {(y, x) for y in (3, 4, 5) for x in (3, 4, 5)}
-
-
-def test_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(UserError, match=r'pip install "ecograph\[demo\]"'):
-        demo_data.load()
+    code, out, err = main("train", "job.toml", "--set", "loop.epochs=1", "--set", "loop.progress=false", "--json")
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    assert len(report["history"]["epochs"]) == 1 and (tmp_path / job.top.output / "weights.pt").exists()
 
 
 # -- the verdict ------------------------------------------------------------------------------------------------------
@@ -159,7 +219,7 @@ def make_report(plan: Plan, dense: list[float], sparse: list[float], control: li
         for arm, accuracies in zip(plan.arms, (dense, sparse, control), strict=True)
         for seed, accuracy in enumerate(accuracies)
     ]
-    return demo_report.report(plan, runs, images=(539, 1258), threads=1, seconds=1.0)
+    return demo_report.report(plan, runs, threads=1, seconds=1.0)
 
 
 @pytest.mark.parametrize(

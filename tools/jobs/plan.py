@@ -49,7 +49,7 @@ def plan(job: Job, started_by: Sequence[str] | None = None) -> Planned:
     """Makes everything that a job needs. Nothing is trained or written.
 
     Args:
-        job: what is asked for.
+        job: what is asked for. Beside what TOML can hold, its ``loop["callbacks"]`` may have Callback objects.
         started_by: the arguments of the command line that will train it; None where it is only looked at.
 
     Raises:
@@ -75,8 +75,10 @@ def _with_objects(options: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _callback(spec: str) -> Any:
-    """Returns the callback that ``spec`` names, or that the function or class of this name returns."""
+def _callback(spec: Any) -> Any:
+    """Returns the callback that ``spec`` names, or that the function or class of this name returns; or is."""
+    if not isinstance(spec, str):
+        return spec
     says = f"loop.callbacks {spec!r}"
     found = own.load(spec, says=says)
     return own.call(spec, found, says=says, gives="the callback") if callable(found) else found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import struct
 import sys
 from pathlib import Path
@@ -67,6 +68,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 #: spec -> samples to train on, to validate, shape of one, loss
 GIVEN: dict[str, tuple[int, int, tuple[int, ...], str]] = {
     "digits": (539, 1258, (1, 8, 8), "cross_entropy"),
+    "digits:shifted": (539, 1258, (1, 8, 8), "cross_entropy"),
     "random:3x8x8:10": (512, 128, (3, 8, 8), "cross_entropy"),
     "random:7:2:9": (9, 2, (7,), "cross_entropy"),
     "random:3×4:5:1": (1, 1, (3, 4), "cross_entropy"),
@@ -114,9 +116,9 @@ def test_own(place: str, name: str, train: str, val: str) -> None:
 #: What was given, and what the error says.
 MISTAKES: list[tuple[str, tuple[str, ...]]] = [
     ("", ("''", *(kind.form for kind in KINDS.values()), "file.py:function")),
-    ("digist", ("'digist'", "did you mean digits?", "random:SHAPE:CLASSES")),
+    ("digist", ("'digist'", "did you mean digits", "random:SHAPE:CLASSES")),
     ("cifar:10", ("'cifar:10'", "no module 'cifar'", "torchvision:NAME:FOLDER")),
-    ("digits:10", ("digits has no options",)),
+    ("digits:10", ("'digits:10'", "digits:shifted")),
     ("random", ("random:3x32x32:10",)),
     ("random:3x32x32", ("random:3x32x32:10",)),
     ("random:3x:10", ("random:3x32x32:10",)),
@@ -150,7 +152,7 @@ def test_mistakes(spec: str, words: tuple[str, ...]) -> None:
 def test_every_kind_is_described() -> None:
     lines = describe().splitlines()
     assert [line.partition(": ")[0] for line in lines[:-1]] == [kind.form for kind in KINDS.values()]
-    assert all(name == kind.form.partition(":")[0] for name, kind in KINDS.items())
+    assert all(name == re.split(r"\W", kind.form)[0] for name, kind in KINDS.items())
 
 
 # -- torchvision, from files as they lie on a disk --------------------------------------------------------------------
