@@ -112,6 +112,9 @@ class Rate:
     def close(self) -> None:
         """Told when the model is restored."""
 
+    def without_data(self) -> None:
+        """Told that the model, a copy, holds no data from now on: what a pass would look up, it must make up."""
+
     def move_to(self, step: int) -> None:
         """Goes to an optimizer step of a Scheduler's plan; for passes whose steps differ by more than the rate."""
 

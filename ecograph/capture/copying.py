@@ -10,14 +10,21 @@ from __future__ import annotations
 
 import copy
 import sys
+from contextlib import AbstractContextManager
 from types import CellType, FunctionType
 from typing import Any, TypeVar
 from unittest import mock
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
+
+from ecograph.capture.inputs import Inputs
 
 M = TypeVar("M", bound=nn.Module)
+
+#: A model to run in the user's model's place, what to call it with, and the mode that its tensors need.
+Copies = tuple[nn.Module, Inputs, AbstractContextManager[Any]]
 
 
 def copy_module(model: M, *, share_parameters: bool = True) -> M:
@@ -37,6 +44,24 @@ def copy_module(model: M, *, share_parameters: bool = True) -> M:
     # deepcopy has no public way to say how functions are copied.
     with mock.patch.dict(copy._deepcopy_dispatch, {FunctionType: _copy_function}):  # type: ignore[attr-defined]
         return copy.deepcopy(model, memo)
+
+
+def fake_copy(model: M, inputs: Inputs) -> tuple[M, Inputs, AbstractContextManager[Any]]:
+    """Returns model and inputs with fake tensors (shapes and dtypes without memory), and their mode."""
+    from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with mode, FakeCopyMode(mode):
+        fake = copy_module(model, share_parameters=False)
+    args, kwargs = pytree.tree_map_only(torch.Tensor, mode.from_tensor, inputs)
+    with mode:
+        meta_to_cpu(fake)
+        args, kwargs = pytree.tree_map_only(torch.Tensor, _off_meta, (args, kwargs))
+    return fake, (args, kwargs), mode
+
+
+def _off_meta(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(tensor, device="cpu") if tensor.is_meta else tensor
 
 
 def meta_to_cpu(model: nn.Module) -> None:

@@ -25,18 +25,14 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils import _pytree as pytree
 
 from ecograph.capture import attention
-from ecograph.capture.copying import copy_module, meta_to_cpu
+from ecograph.capture.copying import Copies, copy_module, fake_copy
 from ecograph.capture.graph import BUFFER, MODULE, PARAMETER, Capture, Graph, Part, unmet_parameters
 from ecograph.capture.inputs import Inputs, device_of, move
 from ecograph.capture.interface import find_interface
 from ecograph.capture.nested import find_nested
 from ecograph.capture.quiet import code_caches_restored, first_line, untouched_random_state
-
-#: A model to run in the user's model's place, what to call it with, and the mode that its tensors need.
-_Copies = tuple[nn.Module, Inputs, AbstractContextManager[Any]]
 
 
 def capture(model: nn.Module, inputs: Inputs) -> Capture:
@@ -47,7 +43,7 @@ def capture(model: nn.Module, inputs: Inputs) -> Capture:
     """
     inputs = move(inputs, device_of(model))
     try:
-        return _capture(model, lambda: _fake(model, inputs))
+        return _capture(model, lambda: fake_copy(model, inputs))
     except Exception as error:
         if any(p.is_meta for p in model.parameters()):
             raise
@@ -55,7 +51,7 @@ def capture(model: nn.Module, inputs: Inputs) -> Capture:
     return _capture(model, lambda: (copy_module(model), inputs, nullcontext()), note)
 
 
-def _capture(model: nn.Module, copies: Callable[[], _Copies], note: str = "") -> Capture:
+def _capture(model: nn.Module, copies: Callable[[], Copies], note: str = "") -> Capture:
     """Records a run and, where it has gaps, a second one without them.
 
     Some functions Dynamo gives up as a whole, such as one with a graph break inside a loop. It then enters the
@@ -75,24 +71,6 @@ def _capture(model: nn.Module, copies: Callable[[], _Copies], note: str = "") ->
     if not captured.graphs:
         raise RuntimeError("Dynamo recorded no graph")
     return captured
-
-
-def _fake(model: nn.Module, inputs: Inputs) -> _Copies:
-    """Returns model and inputs with fake tensors (shapes and dtypes without memory), and their mode."""
-    from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
-
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode, FakeCopyMode(mode):
-        fake = copy_module(model, share_parameters=False)
-    args, kwargs = pytree.tree_map_only(torch.Tensor, mode.from_tensor, inputs)
-    with mode:
-        meta_to_cpu(fake)
-        args, kwargs = pytree.tree_map_only(torch.Tensor, _off_meta, (args, kwargs))
-    return fake, (args, kwargs), mode
-
-
-def _off_meta(tensor: torch.Tensor) -> torch.Tensor:
-    return torch.empty_like(tensor, device="cpu") if tensor.is_meta else tensor
 
 
 def _record(

@@ -55,6 +55,7 @@ class SliceRate(Rate):
         draws: ``(groups,)``, int64, on the CPU: a 31-bit number for each group.
         update: what restricts optimizer steps to the slice, if anything does.
         waits: whether the draws stay until an optimizer has stepped.
+        known: whether the draws can be read; a copy without data takes the first slice.
     """
 
     def __init__(self, peak: float, schedule: str, seed: int = 0) -> None:
@@ -65,6 +66,7 @@ class SliceRate(Rate):
             self.draws = torch.zeros(0, dtype=torch.int64, device="cpu")
         self.update: SliceUpdate | None = None
         self.waits = False
+        self.known = True
         self._keys = torch.zeros(0, dtype=torch.int64, device="cpu")
         self._names: list[str] = []
 
@@ -108,6 +110,10 @@ class SliceRate(Rate):
         super().load_state_dict(state)
         self.move_to(state["step"])
         self.waits = state["waits"]
+
+    def without_data(self) -> None:
+        """Takes the first slice from now on."""
+        self.known = False
 
     def close(self) -> None:
         """Lets optimizers step on whole parameters again."""

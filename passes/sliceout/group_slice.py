@@ -82,7 +82,8 @@ class GroupSlice:
     def start(self) -> int:
         """The first unit of the slice. Not for compiled code, which would be compiled once for each."""
         grid = self._grid()
-        return grid.at(int(self.rate.draws[self._number]) * grid.choices >> BITS)
+        draw = int(self.rate.draws[self._number]) if self.rate.known else 0
+        return grid.at(draw * grid.choices >> BITS)
 
     def _grid(self) -> Grid:
         return start_grid(self.units, self.width, self.inner, self.starts, self.align)
