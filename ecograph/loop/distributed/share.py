@@ -23,11 +23,19 @@ from ecograph.loop.distributed.alone import Alone
 
 def share(loader: Any, ranks: Alone, *, pad: bool) -> Any:
     """Returns what this rank iterates over; see ``Ranks.share``."""
-    if loader is None or ranks.count == 1:
+    if ranks.count == 1:
         return loader
-    if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
+    kind = _kind(loader)
+    kinds = ranks.everyone(kind)
+    if any(each != kind for each in kinds):
+        raise ValueError(
+            f"{'train_loader' if pad else 'val_loader'} is {', '.join(kinds)} on the ranks: give each the same kind"
+        )
+    if kind == "None":
+        return loader
+    if kind == "a DataLoader":
         return _of_samples(loader, ranks, pad)
-    if isinstance(loader, list | tuple):
+    if kind == "a list":
         return _of_list(loader, ranks, pad)
     if not pad:
         return loader
@@ -159,6 +167,14 @@ class InStep:
             self.counts = int(batch is not end)
             last = last if batch is end else batch
             yield last
+
+
+def _kind(loader: Any) -> str:
+    if loader is None:
+        return "None"
+    if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
+        return "a DataLoader"
+    return "a list" if isinstance(loader, list | tuple) else "a stream"
 
 
 def _of_samples(loader: DataLoader[Any], ranks: Alone, pad: bool) -> Any:
