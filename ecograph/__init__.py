@@ -2,6 +2,8 @@
 
 >>> model = ecograph.optimize(model, example_inputs=(x,))  # same class, same Parameters, same state_dict keys
 >>> scheduler = ecograph.Scheduler(model, epochs=30, steps_per_epoch=len(loader))
+>>> with ecograph.measure() as used:  # joules, with their source
+...     train(model)
 >>> print(ecograph.explain(model))
 >>> model = ecograph.restore(model)
 """
@@ -17,19 +19,22 @@ from ecograph.schedule import Scheduler
 
 if TYPE_CHECKING:
     from ecograph import passes
+    from ecograph.cost.meter import measure
     from ecograph.loop import TrainingLoop
 
 __version__ = version("ecograph")
 
-__all__ = ["NoEffectWarning", "Scheduler", "TrainingLoop", "explain", "optimize", "passes", "restore"]
+__all__ = ["NoEffectWarning", "Scheduler", "TrainingLoop", "explain", "measure", "optimize", "passes", "restore"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the passes and the loop generator when they are first asked for."""
+    """Imports the passes, the loop generator and the meter when they are first asked for."""
     if name == "passes":
         return import_module("ecograph.passes")
     if name == "loop":
         return import_module("ecograph.loop")
     if name == "TrainingLoop":
         return import_module("ecograph.loop").TrainingLoop
+    if name == "measure":
+        return import_module("ecograph.cost.meter").measure
     raise AttributeError(f"module 'ecograph' has no attribute {name!r}")
