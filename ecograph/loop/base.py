@@ -101,6 +101,7 @@ def train(
                         val_loss=val_loss,
                         lr=optimizer.param_groups[0]["lr"],
                         seconds=clock.seconds(),
+                        energy=ENERGY,
                     )
                 slot("after_epoch")
                 slot("epoch_is_complete")

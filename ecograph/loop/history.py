@@ -11,6 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ecograph.cost.energy import Energy
+from ecograph.cost.meter.used import Part, joules_text, kinds, total
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -41,6 +44,9 @@ class EpochRecord:
         seconds: wall time of the epoch, validation included.
         values: what metrics and passes recorded besides, by name.
         note: what else happened, in words: "skipped by GradSamp". Empty in an ordinary epoch.
+        joules: energy of the epoch, validation included; of all processes. None where nothing is known.
+        energy_source: how the joules are known: ``"measured:nvml + modelled:7 W per busy core"``; ``"none"`` for
+            none, empty where nobody asked.
     """
 
     epoch: int
@@ -50,6 +56,8 @@ class EpochRecord:
     seconds: float
     values: dict[str, float | None] = field(default_factory=dict)
     note: str = ""
+    joules: float | None = None
+    energy_source: str = ""
 
     def to_dict(self) -> dict[str, float | str | None]:
         """Return the record as one flat dict that JSON can hold."""
@@ -61,6 +69,8 @@ class EpochRecord:
             "lr": self.lr,
             "seconds": self.seconds,
         }
+        if self.energy_source:
+            record |= {"joules": self.joules, "energy_source": self.energy_source}
         return record | ({"note": self.note} if self.note else {})
 
 
@@ -80,6 +90,7 @@ class History:
         val_loss: float | None = None,
         lr: float,
         seconds: float,
+        energy: Energy | None = None,
         **values: float | None,
     ) -> None:
         """Add an epoch.
@@ -89,7 +100,10 @@ class History:
         """
         note = "; ".join(self._notes)
         self._notes.clear()
-        self._records.append(EpochRecord(epoch, train_loss, val_loss, float(lr), seconds, values, note))
+        joules, source = (None, "") if energy is None else (energy.joules, energy.source)
+        self._records.append(
+            EpochRecord(epoch, train_loss, val_loss, float(lr), seconds, values, note, joules, source)
+        )
         if train_loss is not None and not math.isfinite(train_loss):
             raise NonFiniteLossError(
                 f"the training loss of epoch {epoch + 1} is {train_loss}, so training was stopped: lower the "
@@ -113,11 +127,24 @@ class History:
             raise ValueError(f"the history has no {name!r}; it has {', '.join(self._names())}")
         return [row.get(name) for row in rows]
 
+    @property
+    def energy(self) -> Energy:
+        """The energy of all epochs together and its sources.
+
+        Unknown where that of epochs is, unless they took less than a hundredth of the time, as epochs that are skipped
+        do: they are too short for a meter. Where all are, measure around the training: ``ecograph.measure()``.
+        """
+        unknown = sum(record.seconds for record in self._records if record.joules is None)
+        needed = unknown > sum(record.seconds for record in self._records) / 100
+        return total(Part("epoch", each.joules, each.energy_source, needed=needed) for each in self._records)
+
     def to_dict(self) -> dict[str, object]:
-        """Return the history as a dict that JSON can hold: the epochs, and the seconds they took together."""
+        """Return the history as a dict that JSON can hold: the epochs, and what they took together."""
         return {
             "epochs": [record.to_dict() for record in self._records],
             "seconds": sum(record.seconds for record in self._records),
+            "joules": self.energy.joules,
+            "energy_source": self.energy.source,
         }
 
     def save(self, path: str | Path) -> None:
@@ -173,11 +200,19 @@ class History:
         from rich.table import Table
 
         names = [name for name in self._names() if any(each is not None for each in self.column(name))]
-        table = Table(*(name.replace("_", " ") for name in names))
+        names = [name for name in names if name != "energy_source"]  # it stands at the head of the joules
+        table = Table(*(self._heading(name) for name in names))
         for record in self._records:
-            row = record.to_dict() | {"epoch": record.epoch + 1}
+            energy = None if record.joules is None else joules_text(record.joules)
+            row = record.to_dict() | {"epoch": record.epoch + 1, "joules": energy}
             table.add_row(*(_cell(row.get(name)) for name in names))
         return table
+
+    def _heading(self, name: str) -> str:
+        if name != "joules":
+            return name.replace("_", " ")
+        labels = {label for record in self._records for label in kinds(record.energy_source)}
+        return f"energy ({' + '.join(sorted(labels))})"
 
     def _names(self) -> list[str]:
         return list(dict.fromkeys(name for record in self._records for name in record.to_dict()))

@@ -1,13 +1,21 @@
-"""Numbers that the loop keeps while it trains: means over samples, and the accuracy."""
+"""Numbers that the loop keeps while it trains: means over samples, time and energy, and the accuracy."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, float32, float64
+
+from ecograph.cost.energy import Energy
+from ecograph.cost.meter import Part, Window
+from ecograph.cost.meter.used import total
+
+if TYPE_CHECKING:
+    from ecograph.loop.distributed.alone import Alone
 
 
 class Mean:
@@ -71,23 +79,42 @@ class Mean:
 
 
 class Clock:
-    """The seconds since it was made, and those before a run was resumed."""
+    """The seconds and the energy since it was made, with those before a run was resumed."""
 
     def __init__(self) -> None:
         """Start at 0."""
         self._started = time.perf_counter()
+        self._window = Window()
+        self._before: list[Part] = []
 
     def seconds(self) -> float:
         """Return the wall time so far."""
         return time.perf_counter() - self._started
 
-    def state_dict(self) -> dict[str, float]:
-        """Return the seconds so far."""
-        return {"seconds": self.seconds()}
+    def energy(self, ranks: Alone | None = None) -> Energy:
+        """Return the energy so far and its source; see `ecograph.measure` for what is in it.
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
+        Args:
+            ranks: all processes that train, to add up what each measured: its own devices, and the first one on each
+                machine the CPU. All must call this together.
+        """
+        own = self._parts()
+        return total(own if ranks is None else [part for parts in ranks.everyone(own) for part in parts])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the seconds and the energy so far."""
+        return {"seconds": self.seconds(), "parts": [asdict(part) for part in self._parts()]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
         self._started = time.perf_counter() - state["seconds"]
+        self._window = Window()
+        # A checkpoint from before energy was measured tells nothing of it: then the sum is unknown too.
+        unknown = [{"domain": "before", "joules": None, "source": "none"}]
+        self._before = [Part(**part) for part in state.get("parts", unknown)]
+
+    def _parts(self) -> list[Part]:
+        return [*self._before, *self._window.parts]
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:

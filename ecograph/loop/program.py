@@ -82,6 +82,7 @@ class Program:
         holes = {
             "EPOCHS": epochs,
             "TARGETS": code(targets),
+            "ENERGY": code("clock.energy(ranks)" if distributed is not None else "clock.energy()"),
             "EVALUATED": self.evaluated,
             "RANGE": code("range(checkpoints.first_epoch, epochs)" if checkpointed else "range(epochs)"),
             "VALIDATE": code(validate),
@@ -190,11 +191,11 @@ class Program:
         """
         calls = [each.value for each in self._slot("record") if isinstance(each, ast.Expr)]
         call = next(each for each in calls if isinstance(each, ast.Call))
-        if name in ("epoch", "note", *(each.arg for each in call.keywords)):
+        if name in ("epoch", "joules", "energy_source", "note", *(each.arg for each in call.keywords)):
             raise ValueError(f"{self._who} records {name!r}, which the history has already")
         keyword = ast.keyword(arg=name, value=code(expression).expression)
         self.recorded = (*self.recorded, name)
-        call.keywords.insert(-2, keyword)  # before lr and seconds: the clock is read last
+        call.keywords.insert(-3, keyword)  # before lr, seconds and energy: the clock is read last
 
     def keep(self, name: str, *, each_rank: bool = False) -> None:
         """Keep the state of a variable of `train` in checkpoints, where the loop writes any.

@@ -113,7 +113,8 @@ def train(run: Run, folder: Path, output: Path, count: Any = None) -> None:
     history = loop.run(
         model, optimizer, nn.CrossEntropyLoss(), _loader(run.loader), _loader("shuffled"), lr_scheduler, resume=True
     )
-    records = [{name: value for name, value in each.to_dict().items() if name != "seconds"} for each in history]
+    measured = ("seconds", "joules")  # and so no two runs agree
+    records = [{name: value for name, value in each.to_dict().items() if name not in measured} for each in history]
     result = {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),

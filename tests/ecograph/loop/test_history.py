@@ -5,6 +5,7 @@ import math
 import pytest
 from rich.console import Console
 
+from ecograph.cost.energy import Energy
 from ecograph.loop import History, NonFiniteLossError
 
 
@@ -39,6 +40,33 @@ def test_to_dict_survives_json() -> None:
     data = two_epochs().to_dict()
     assert json.loads(json.dumps(data)) == data
     assert data["seconds"] == 2.0
+
+
+def test_energy_comes_with_its_source() -> None:
+    history = two_epochs()
+    assert "joules" not in history[0].to_dict()  # nobody asked
+    history.record(2, train_loss=1.0, lr=0.01, seconds=2.0, energy=Energy(12500.0, "measured:nvml + modelled:7 W"))
+    record = history[2].to_dict()
+    assert (record["joules"], record["energy_source"]) == (12500.0, "measured:nvml + modelled:7 W")
+    assert history.column("joules") == [None, None, 12500.0]
+    assert history.energy == Energy(None, "none")  # of the first two, half of the time, nothing is known
+    copy = History()
+    copy.load_state_dict(history.state_dict())
+    assert copy[2] == history[2]
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(history)
+    assert "energy (measured + modelled)" in (text := console.export_text()) and "12.5 kJ" in text
+
+
+def test_the_energy_of_all_epochs() -> None:
+    history = History()
+    history.record(0, train_loss=1.0, lr=0.1, seconds=2.0, energy=Energy(10.0, "measured:nvml + modelled:7 W"))
+    history.record(1, train_loss=1.0, lr=0.1, seconds=2.0, energy=Energy(5.0, "modelled:7 W"))
+    assert history.energy == Energy(15.0, "measured:nvml + modelled:7 W")
+    history.record(2, train_loss=None, lr=0.1, seconds=0.01, energy=Energy(None, "none"))
+    assert history.energy.joules == 15.0  # skipped: too short for a meter, and for a difference
+    history.record(3, train_loss=1.0, lr=0.1, seconds=2.0, energy=Energy(None, "none"))
+    assert (history.to_dict()["joules"], history.to_dict()["energy_source"]) == (None, "none")
 
 
 def test_it_shows_as_a_table_counted_from_one() -> None:

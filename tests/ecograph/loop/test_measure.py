@@ -1,7 +1,13 @@
+from dataclasses import asdict
+from typing import Any
+
 import pytest
 import torch
 
-from ecograph.loop.measure import Mean, accuracy
+from ecograph.cost.energy import Energy
+from ecograph.cost.meter import Part
+from ecograph.loop.distributed import Alone
+from ecograph.loop.measure import Clock, Mean, accuracy
 
 
 def test_mean_weighs_by_samples() -> None:
@@ -33,6 +39,36 @@ def test_mean_stays_on_the_device() -> None:
 def test_mean_takes_single_numbers_only(value: object) -> None:
     with pytest.raises(ValueError, match="number"):
         Mean().add(value, 1)  # type: ignore[arg-type]
+
+
+def test_a_clock_goes_on_where_it_was() -> None:
+    clock = Clock()
+    state = {"seconds": 100.0, "parts": [asdict(Part("nvml:0", 50.0, "measured:nvml"))]}
+    clock.load_state_dict(state)
+    energy = clock.energy()
+    assert clock.seconds() >= 100 and energy.joules is not None and energy.joules > 50
+    assert energy.source.startswith("measured:nvml + ")
+    again = Clock()
+    again.load_state_dict(clock.state_dict())
+    found = again.energy().joules
+    assert found is not None and found > energy.joules
+
+
+def test_a_clock_of_an_older_checkpoint_does_not_know_its_energy() -> None:
+    clock = Clock()
+    clock.load_state_dict({"seconds": 100.0})
+    assert clock.energy() == Energy(None, "none")
+
+
+def test_the_energy_of_several_processes_is_added_up() -> None:
+    class Two(Alone):
+        def everyone(self, value: Any) -> list[Any]:
+            other = [Part("cpu", None, "none", "read by the first process", needed=False)]
+            return [value, [*other, Part("nvml:1", 1000.0, "measured:nvml")]]
+
+    energy = Clock().energy(Two())
+    assert energy.joules is not None and energy.joules > 1000
+    assert energy.source.endswith(" + measured:nvml")
 
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0], [1.0, 3.0, 2.0], [5.0, 0.0, 0.0]])

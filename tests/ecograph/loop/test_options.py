@@ -133,7 +133,8 @@ def test_log_to_a_file(ending: str, tmp_path: Path) -> None:
     lines = path.read_text().splitlines()
     if ending == ".csv":
         rows: list[Any] = [
-            {name: float(value) if value else None for name, value in row.items()} for row in csv.DictReader(lines)
+            {name: value if name == "energy_source" else float(value) if value else None for name, value in row.items()}
+            for row in csv.DictReader(lines)
         ]
     else:
         rows = [json.loads(line) for line in lines]

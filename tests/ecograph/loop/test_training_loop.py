@@ -173,6 +173,7 @@ def test_without_validation() -> None:
     history = TrainingLoop(2).run(model, optimizer, F.cross_entropy, loaders()[0])
     assert history.column("val_loss") == [None, None]
     assert all(record.seconds > 0 for record in history)
+    assert all(record.joules > 0 and ":" in record.energy_source for record in history)
 
 
 class Stream(IterableDataset[tuple[Tensor, Tensor]]):
@@ -336,6 +337,7 @@ def train(
             val_loss=val_loss,
             lr=optimizer.param_groups[0]["lr"],
             seconds=clock.seconds(),
+            energy=clock.energy(),
         )
         if lr_scheduler is not None:
             lr_scheduler.step()
