@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from rich.console import Console
+from torch.optim import Optimizer
 
 from ecograph.loop.checkpoints.file import CheckpointError, read
 from ecograph.loop.checkpoints.fingerprint import fingerprint, refuse_another
@@ -192,7 +193,8 @@ class Checkpoints:
 
     def _write(self, epoch: int, steps: int) -> Path:
         self._refuse_nan()
-        states = {name: None if each is None else each.state_dict() for name, each in self._state.items()}
+        with self._ranks.together():
+            states = {name: None if each is None else each.state_dict() for name, each in self._state.items()}
         shared = {name: state for name, state in states.items() if name not in self._each_rank}
         state, sharded = gather(shared, first=self._ranks.first)
         ranks = self._ranks.collect(
@@ -286,6 +288,8 @@ class Checkpoints:
             for name, each in self._state.items():
                 if each is not None:
                     each.load_state_dict(content["state"][name])
+                if isinstance(each, Optimizer) and content["steps"]:
+                    each._opt_called = True  # or else a schedule that moves on before the next step warns
             for rate, state in zip(self._rates, content["rates"], strict=True):
                 rate.load_state_dict(state)
             set_random_state(content["random"])

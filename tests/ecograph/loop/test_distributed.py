@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from two_ranks import needs_gloo, on_two_ranks
 
 pytestmark = needs_gloo
 
-_SUPPORT = Path(__file__).parents[2] / "support"
-
-COMMON = f"""
-import sys
-sys.path.insert(0, {str(_SUPPORT)!r})
-""" + """
+COMMON = """
 from torch.utils.data import DataLoader, TensorDataset
 from by_hand import by_hand, cards, network, samples
 from ecograph.loop import TrainingLoop
