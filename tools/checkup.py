@@ -14,7 +14,7 @@ from pathlib import Path
 EXTRAS: dict[str, tuple[str, ...]] = {
     "demo": ("scikit-learn",),
     "onnx": ("onnx", "onnxscript", "onnxruntime-training"),
-    "energy": ("zeus",),
+    "energy": ("zeus", "zeus-apple-silicon"),
     "tensorboard": ("tensorboard",),
     "plots": ("matplotlib",),
 }
@@ -23,6 +23,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 ZOOS = ("torchvision", "timm", "transformers")
 
 RAPL = Path("/sys/class/powercap")
+PRIVILEGES = "https://ml.energy/zeus/getting_started/#system-privileges"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def checks() -> list[Check]:
     rows = [look() for look in looks]
     rows += [_extra(name, distributions) for name, distributions in EXTRAS.items()]
     rows += [_zoo(name) for name in ZOOS]
-    return [*rows, _rapl(), _nvml()]
+    return [*rows, _energy(), _rapl(), _nvml()]
 
 
 def _python() -> Check:
@@ -158,8 +159,11 @@ def _extra(name: str, distributions: tuple[str, ...]) -> Check:
 
 def _exists(distribution: str) -> bool:
     """Whether there is such a distribution for this Python, as the markers in pyproject.toml have it."""
-    linux_only = distribution == "onnxruntime-training"
-    return not linux_only or (sys.platform == "linux" and sys.version_info < (3, 12))
+    if distribution == "onnxruntime-training":
+        return sys.platform == "linux" and sys.version_info < (3, 12)
+    if distribution == "zeus-apple-silicon":
+        return sys.platform == "darwin" and platform.machine() == "arm64"
+    return True
 
 
 def _zoo(name: str) -> Check:
@@ -179,15 +183,27 @@ def _zoo(name: str) -> Check:
     return Check(name, True, found)
 
 
+def _energy() -> Check:
+    """Whether `ecograph.measure` and the history of a training have measured figures here."""
+    from ecograph.cost.meter import find_meter
+
+    meter = find_meter()
+    if meter.domains:
+        modelled = "" if any(each.startswith(("rapl", "apple")) for each in meter.domains) else "; the CPU is modelled"
+        return Check("energy", True, f"measured: {', '.join(meter.domains)}{modelled}")
+    return Check("energy", False, "modelled from CPU time", meter.missing("cpu").why)
+
+
 def _rapl() -> Check:
     """Whether the CPU's energy counters can be read."""
     name = "energy meter: CPU (RAPL)"
     counters = sorted(RAPL.glob("intel-rapl:*/energy_uj"))
     if not counters:
         return Check(name, False, "this machine shows no counter", "bare metal Linux; energy is modelled without")
-    if any(os.access(counter, os.R_OK) for counter in counters):
+    if all(os.access(counter, os.R_OK) for counter in counters):  # Zeus wants all
         return Check(name, True, f"{len(counters)} counters")
-    return Check(name, False, "not readable", f"sudo chmod a+r {RAPL}/intel-rapl:*/energy_uj")
+    fix = f"sudo chmod a+r {RAPL}/intel-rapl:*/energy_uj, until the next start; or the daemon zeusd, {PRIVILEGES}"
+    return Check(name, False, "not readable", fix)
 
 
 def _nvml() -> Check:

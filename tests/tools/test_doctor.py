@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from ecograph.cost.meter import Counter, CounterMeter, NoMeter
 from ecograph.tools import checkup
 from ecograph.tools.checkup import EXTRAS, Check, checks
 
@@ -60,3 +61,11 @@ def test_energy_counters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: 
     found = checkup._rapl()
     assert found.ok is bool(mode)
     assert ("chmod" in found.fix) is not bool(mode)
+
+
+def test_whether_energy_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ecograph.cost.meter.find_meter", lambda: NoMeter("sudo chmod a+r them"))
+    assert checkup._energy() == Check("energy", False, "modelled from CPU time", "sudo chmod a+r them")
+    gpu = CounterMeter([Counter("nvml:0", "GPU-1", "nvml", 0.1, lambda: 0.0)])
+    monkeypatch.setattr("ecograph.cost.meter.find_meter", lambda: gpu)
+    assert checkup._energy() == Check("energy", True, "measured: nvml:0; the CPU is modelled")

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import subprocess
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,7 @@ def test_stopped_and_gone_on_with(cli: Any, train: Any, tmp_path: Path) -> None:
     went_on = cli(*again[3:])
     assert went_on.returncode == 0, went_on.stderr
     assert "1 of 4 epochs: skipped by GradSamp" in went_on.stdout
+    assert re.search(r"energy: .* J, (measured|modelled):.* kWh, .* g CO2", " ".join(went_on.stdout.split()))
 
     assert train("--set", "loop.clip=1.0", "--set", "output=whole")[0] == 0
     one, other = weights(tmp_path / "run/weights.pt"), weights(tmp_path / "whole/weights.pt")

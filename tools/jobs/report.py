@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
+from ecograph.cost.footprint import footprint
+from ecograph.cost.meter.used import joules_text
 from ecograph.explain import Report
 from ecograph.loop import History
 from ecograph.report_table import human
@@ -67,7 +69,16 @@ class Outcome:
         lines += [f"{count} of {len(self.history)} epochs: {note}" for note, count in _notes(self.history)]
         trained = sum(record.seconds for record in self.history)
         lines.append(f"time: {trained:.1f} s for {len(self.history)} epochs; {self.seconds:.1f} s since this start")
+        lines.append(_energy(self.history))
         return [*lines, *(f"{name}: {path}" for name, path in self.files.items())]
+
+
+def _energy(history: History) -> str:
+    """Returns the energy of all epochs, what it makes in kWh and CO2, and how it is known."""
+    energy = history.energy
+    if energy.joules is None:
+        return "energy: unknown; ecograph doctor says how to get it"
+    return f"energy: {joules_text(energy.joules)}, {energy.source}; {footprint(energy.joules)}"
 
 
 def _notes(history: History) -> list[tuple[str, int]]:

@@ -84,8 +84,8 @@ class Used:
         """Returns one line."""
         start = f"{self.label}: " if self.label else ""
         if self.joules is None:
-            return f"{start}unknown energy in {self.seconds:.3g} s" + (f" ({self.why})" if self.why else "")
-        return f"{start}{joules_text(self.joules)} in {self.seconds:.3g} s, {self.source}"
+            return f"{start}unknown energy in {digits(self.seconds)} s" + (f" ({self.why})" if self.why else "")
+        return f"{start}{joules_text(self.joules)} in {digits(self.seconds)} s, {self.source}"
 
     def __rich__(self) -> Group:
         """Renders the line, and the parts where there are several or something is missing."""
@@ -125,5 +125,10 @@ def joules_text(joules: float) -> str:
     """Returns joules to about three digits with a unit: "0.52 J", "3120 J", "12.5 kJ", "1.25 MJ"."""
     for unit, size, least in (("MJ", 1e6, 1e6), ("kJ", 1e3, 1e4)):
         if joules >= least:
-            return f"{joules / size:.3g} {unit}" if joules < 1000 * size else f"{joules / size:.0f} {unit}"
-    return f"{joules:.0f} J" if joules >= 100 else f"{joules:.3g} J"
+            return f"{digits(joules / size)} {unit}"
+    return f"{digits(joules)} J"
+
+
+def digits(number: float) -> str:
+    """Returns a number to three digits, or all before the point: "0.0123", "24.1", "86400"."""
+    return f"{number:.3g}" if abs(number) < 999.5 else f"{number:.0f}"

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from functools import lru_cache
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,9 @@ INSTALL = 'pip install "ecograph[energy]"'
 PRIVILEGES = "https://ml.energy/zeus/getting_started/#system-privileges"
 READABLE = "sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj"
 
+#: As in pyproject.toml.
+OLDEST_ZEUS = (0, 16)
+
 _Found = tuple[list[Counter], dict[str, Missing]]
 
 
@@ -68,6 +72,10 @@ def _find(process: int) -> Meter:
 def _look() -> Meter:
     if find_spec("zeus") is None:
         return NoMeter(f"no meter is read without Zeus: {INSTALL}")
+    found = _version()
+    if found < OLDEST_ZEUS:
+        # It starts a process for each RAPL counter that it sees, see above.
+        return NoMeter(f'Zeus {".".join(map(str, found))} is too old: pip install --upgrade "ecograph[energy]"')
     try:
         zeus = import_module("zeus.device")
     except Exception as error:  # an old Zeus, or one that does not fit what it imports
@@ -79,6 +87,13 @@ def _look() -> Meter:
         counters += found
         missing |= reasons
     return CounterMeter(counters, missing)
+
+
+def _version() -> tuple[int, ...]:
+    try:
+        return tuple(int(each) for each in version("zeus").split(".")[:2])
+    except (PackageNotFoundError, ValueError):  # a checkout of it, or a version such as "1.dev0": taken to be new
+        return OLDEST_ZEUS
 
 
 def _gpus(zeus: Any) -> _Found:
