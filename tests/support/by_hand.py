@@ -21,8 +21,8 @@ Step = Sequence[Sequence[Batch]]
 def network(seed: int = 0, *, norm: bool = True) -> nn.Sequential:
     """A small model in double precision, with parameters that have no even split over two ranks."""
     torch.manual_seed(seed)
-    layers: list[nn.Module] = [nn.Linear(6, 9), nn.BatchNorm1d(9), nn.Tanh(), nn.Linear(9, 5), nn.Tanh(), nn.Linear(5, 3)]
-    return nn.Sequential(*(each for each in layers if norm or not isinstance(each, nn.BatchNorm1d))).double()
+    norms = [nn.BatchNorm1d(9)] if norm else []
+    return nn.Sequential(nn.Linear(6, 9), *norms, nn.Tanh(), nn.Linear(9, 5), nn.Tanh(), nn.Linear(5, 3)).double()
 
 
 def samples(count: int, seed: int = 1) -> Batch:

@@ -86,10 +86,8 @@ def train(
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
     callback = callback or At()
-    options = {"checkpoint_every": 2, "metric": "accuracy", **options}
-    loop = TrainingLoop(
-        epochs, distributed=kind, checkpoint=folder, callbacks=[callback], progress=False, **options  # type: ignore[arg-type]
-    )
+    options = {"distributed": kind, "checkpoint_every": 2, "metric": "accuracy", "progress": False, **options}
+    loop = TrainingLoop(epochs, checkpoint=folder, callbacks=[callback], **options)
     torch.manual_seed(100 + dist.get_rank())  # so that dropout and augmentation differ
     random.seed(dist.get_rank())
     loaders = DataLoader(Noisy(), 3, shuffle=True), DataLoader(Noisy(), 4)

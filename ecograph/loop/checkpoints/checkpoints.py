@@ -289,7 +289,8 @@ class Checkpoints:
                 if each is not None:
                     each.load_state_dict(content["state"][name])
                 if isinstance(each, Optimizer) and content["steps"]:
-                    each._opt_called = True  # or else a schedule that moves on before the next step warns
+                    # Or else a schedule that moves on before the next step, at the end of the epoch, warns.
+                    each._opt_called = True  # type: ignore[attr-defined]
             for rate, state in zip(self._rates, content["rates"], strict=True):
                 rate.load_state_dict(state)
             set_random_state(content["random"])

@@ -38,7 +38,9 @@ assert ranks.mesh.size() == 2
     "tensors_are_spread_from_the_first_as_they_are": """
 from collections import OrderedDict
 tree = OrderedDict(
-    a=torch.arange(6.0).view(2, 3).t(), b=[torch.tensor(True), (torch.empty(0), 3)], c={"d": torch.ones(2, dtype=torch.bfloat16)}
+    a=torch.arange(6.0).view(2, 3).t(),
+    b=[torch.tensor(True), (torch.empty(0), 3)],
+    c={"d": torch.ones(2, dtype=torch.bfloat16)},
 ) if rank == 0 else None
 paths = []
 def keep(path, tensor):
@@ -53,9 +55,8 @@ assert torch.equal(found["c"]["d"], torch.ones(2, dtype=torch.bfloat16))
 assert ranks.spread(tree, lambda path, tensor: None)["a"] is None
 """,
     "buffers_of_any_type_are_set_to_those_of_rank_0": """
-tensors = [
-    torch.full((2, 2), rank, dtype=dtype) for dtype in (torch.float64, torch.bfloat16, torch.int64, torch.bool, torch.complex64)
-]
+types = torch.float64, torch.bfloat16, torch.int64, torch.bool, torch.complex64
+tensors = [torch.full((2, 2), rank, dtype=each) for each in types]
 strided = torch.full((4, 4), float(rank))
 broadcast([*tensors, strided[:, ::2], torch.empty(0)])
 assert all(not each.any() for each in tensors)
@@ -107,7 +108,7 @@ def test_started_alone_it_says_how_to_start_several(monkeypatch: pytest.MonkeyPa
     model = nn.Linear(2, 2)
     loop = TrainingLoop(1, distributed="ddp")
     data = [(torch.ones(1, 2), torch.tensor([1]))]
-    with pytest.raises(ValueError, match=r"started alone.*`torchrun --nproc-per-node=2 fit.py`; or use distributed=None"):
+    with pytest.raises(ValueError, match=r"started alone.*`torchrun --nproc-per-node=2 fit.py`; or use dist"):
         loop.run(model, torch.optim.SGD(model.parameters()), nn.functional.cross_entropy, data)
     assert not dist.is_initialized()
 
