@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shlex
 import subprocess
-import re
 import sys
 from pathlib import Path
 from typing import Any
