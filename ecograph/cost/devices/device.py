@@ -1,0 +1,100 @@
+"""What a device does with time and energy: figures, each with its source, and timings taken on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Figure(NamedTuple):
+    """A number and how it is known.
+
+    Attributes:
+        value: the number.
+        source: address of a datasheet, ``"assumed: ..."`` or ``"calibrated here"``.
+    """
+
+    value: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long one operation took.
+
+    Attributes:
+        name: torch's, such as ``"aten.gelu"``.
+        kind: what kind of work it is.
+        phase: ``"forward"``, where what it writes is kept, or ``"backward"``, where it is soon freed.
+        grad: which gradient a product computes, or "".
+        dtype: of what it computes with.
+        channels_last: whether on images in this format.
+        sizes: of a product; none for all else.
+        flops: of a product.
+        bytes: that it reads and writes.
+        fresh: whether it writes into memory that it allocates.
+        seconds: of the operation alone, the call included.
+    """
+
+    name: str
+    kind: str
+    phase: str
+    grad: str
+    dtype: str
+    channels_last: bool
+    sizes: tuple[int, ...]
+    flops: int
+    bytes: int
+    fresh: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that training runs on.
+
+    Attributes:
+        name: by which it is asked for.
+        title: for people.
+        type: torch's: ``"cpu"``, ``"cuda"``.
+        flops: type of number -> the most floating-point operations per second in products.
+        bandwidth: the most bytes per second to and from memory.
+        reached: share of the most that a product of good size reaches; 1 where timings say it.
+        call: seconds that an operation takes at least, however small it is.
+        overhead: phase of a step -> seconds that each operation takes beside its own time, views too: in the forward
+            what the module's call and recording for autograd take, in the backward what autograd takes.
+        new_memory: seconds per byte that writing to memory takes longer when it has just been asked of the system.
+        reused: bytes of the largest allocation whose memory is reused after it was freed, and not given back.
+        watts_static: drawn whatever it does.
+        joules_per_flop: type of number -> energy of an operation, beside the static power.
+        joules_per_byte: energy of moving a byte, beside the static power.
+        timings: taken on it; none for a device that is known from its datasheet.
+        threads: of torch when they were taken; 0 where that has no meaning.
+    """
+
+    name: str
+    title: str
+    type: str
+    flops: Mapping[str, Figure]
+    bandwidth: Figure
+    reached: Figure
+    call: Figure
+    overhead: Mapping[str, Figure]
+    new_memory: Figure
+    reused: Figure
+    watts_static: Figure
+    joules_per_flop: Mapping[str, Figure]
+    joules_per_byte: Figure
+    timings: tuple[Timing, ...] = field(default=(), repr=False)
+    threads: int = 0
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether it was timed, and is not known from a datasheet alone."""
+        return bool(self.timings)
+
+    @property
+    def source(self) -> str:
+        """How figures that are computed from it are known."""
+        return f"modelled:{self.name}, {'calibrated here' if self.calibrated else 'from datasheets'}"

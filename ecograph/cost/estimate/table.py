@@ -1,0 +1,163 @@
+"""The tables of an estimate, with rich."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from ecograph.report_table import human
+
+if TYPE_CHECKING:
+    from ecograph.cost.estimate.result import Amount, Amounts, Estimate, LayerCost
+
+#: Layers that are shown; the rest is summed up in a row.
+MOST_LAYERS = 30
+#: Characters of a bar.
+BAR = 16
+WIDE = 110
+
+
+def render(estimate: Estimate, width: int) -> Iterator[Table | Text]:
+    """Yields what is printed: the step by phases, the layers by what they take, the passes, and the notes.
+
+    Args:
+        estimate: what to print.
+        width: columns there are.
+    """
+    yield _phases(estimate)
+    yield _layers(estimate, wide=width >= WIDE)
+    if estimate.passes:
+        yield _passes(estimate)
+    yield _foot(estimate)
+
+
+def _phases(estimate: Estimate) -> Table:
+    table = _table(f"{estimate.model}: a training step on {estimate.device.title}")
+    table.add_column("phase")
+    for name in ("time", "energy", "FLOPs", "bytes", "operations"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for phase, before in estimate.before.items():
+        table.add_row(phase, *_cells(before, estimate.after.get(phase)))
+    table.add_row("step", *_cells(estimate.total_before, estimate.total_after), style="bold")
+    return table
+
+
+def _cells(before: Amount, after: Amount | None) -> list[str]:
+    after = after or before
+    return [
+        change(duration(before.seconds), duration(after.seconds)),
+        change(energy(before.joules), energy(after.joules)),
+        change(human(round(before.flops)), human(round(after.flops))),
+        change(f"{human(round(before.bytes))}B", f"{human(round(after.bytes))}B"),
+        change(f"{before.calls:.0f}", f"{after.calls:.0f}"),
+    ]
+
+
+def _layers(estimate: Estimate, *, wide: bool) -> Table:
+    ranked = sorted(estimate.layers, key=lambda layer: -layer.total_before.seconds)
+    most = ranked[0].total_before.seconds if ranked else 0.0
+    whole = estimate.total_before.seconds
+    table = _table("Layers, by what they take")
+    table.add_column("layer", overflow="fold")
+    if wide:
+        table.add_column("type", no_wrap=True)
+    table.add_column("forward", justify="right", no_wrap=True)
+    table.add_column("backward", justify="right", no_wrap=True)
+    table.add_column("share", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for layer in ranked[:MOST_LAYERS]:
+        table.add_row(
+            *([layer.name or "(outside of layers)"] + ([layer.type] if wide else [])),
+            _phase_change(layer, "forward"),
+            _phase_change(layer, "backward"),
+            f"{layer.total_before.seconds / whole:.1%}" if whole else "",
+            bar(layer.total_before.seconds, layer.total_after.seconds, most),
+        )
+    rest = ranked[MOST_LAYERS:]
+    if rest:
+        share = sum(layer.total_before.seconds for layer in rest) / whole
+        cells = [f"and {len(rest)} more"] + [""] * (3 if wide else 2)
+        table.add_row(*cells, f"{share:.1%}", "", style="dim")
+    return table
+
+
+def _phase_change(layer: LayerCost, phase: str) -> str:
+    def of(amounts: Amounts) -> float:
+        return sum(amount.seconds for name, amount in amounts.items() if name == phase or (name, phase) == _AGAIN)
+
+    before, after = of(layer.before), of(layer.after)
+    return change(duration(before), duration(after)) if before or after else ""
+
+
+#: A forward that runs again is part of the backward.
+_AGAIN = ("recomputed", "backward")
+
+
+def _passes(estimate: Estimate) -> Table:
+    table = _table("Passes: what each saves in a step, on average over its schedule")
+    table.add_column("pass")
+    for name in ("time", "energy", "FLOPs", "bytes", "at its peak"):
+        table.add_column(name, justify="right", no_wrap=True)
+    whole = estimate.total_before
+    for each in estimate.passes:
+        table.add_row(
+            each.name,
+            f"{duration(each.saved.seconds)} {each.saved.seconds / whole.seconds:.0%}",
+            f"{energy(each.saved.joules)} {each.saved.joules / whole.joules:.0%}" if whole.joules else "unknown",
+            f"{human(round(each.saved.flops))} {each.saved.flops / whole.flops:.0%}" if whole.flops else "0",
+            f"{human(round(each.saved.bytes))}B",
+            f"{duration(each.peak.seconds)} {each.peak.seconds / whole.seconds:.0%}",
+        )
+    return table
+
+
+def _foot(estimate: Estimate) -> Text:
+    before, after = estimate.memory_before, estimate.memory_after
+    held = change(f"{human(round(before.activations))}B", f"{human(round(after.activations))}B")
+    lines = [
+        f"memory: activations and gradients {held} at the peak, parameters {human(before.parameters)}B"
+        + (f", optimizer {human(before.optimizer)}B" if before.optimizer else ""),
+        f"FLOPs and bytes are counted from shapes; times and energy are {estimate.source.replace(':', ', ', 1)}",
+        *estimate.notes,
+    ]
+    return Text("\n".join(lines), style="dim")
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+
+
+def change(before: str, after: str) -> str:
+    """Returns two figures with an arrow between them; one where they are the same."""
+    return before if before == after else f"{before} → {after}"
+
+
+def bar(before: float, after: float, most: float) -> Text:
+    """Returns a bar as long as ``before`` is next to ``most``, of which what is saved is pale."""
+    if most <= 0:
+        return Text()
+    length = max(1, round(BAR * before / most))
+    kept = min(length, round(length * after / before)) if before else length
+    return Text.assemble(("█" * kept, "green"), ("░" * (length - kept), "green dim"))
+
+
+def duration(seconds: float) -> str:
+    """Returns a time for people: ``"1.42 ms"``."""
+    sign, size = ("-" if seconds < 0 else ""), abs(seconds)
+    for unit, factor in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if size >= factor * 0.9995 or unit == "µs":
+            return f"{sign}{size / factor:.3g} {unit}"
+    raise AssertionError(seconds)
+
+
+def energy(joules: float) -> str:
+    """Returns an energy for people: ``"1.42 mJ"``."""
+    sign, size = ("-" if joules < 0 else ""), abs(joules)
+    for unit, factor in (("kJ", 1e3), ("J", 1.0), ("mJ", 1e-3), ("µJ", 1e-6)):
+        if size >= factor * 0.9995 or unit == "µJ":
+            return f"{sign}{size / factor:.3g} {unit}"
+    raise AssertionError(joules)
