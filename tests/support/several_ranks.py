@@ -28,13 +28,17 @@ SLICES = SliceOut(0.5, min_width=4, align=1)
 #: By name, what is given to :func:`train`.
 RUNS: dict[str, dict[str, Any]] = {
     "ddp": dict(kind="ddp"),
-    "ddp, all options": dict(kind="ddp", ema=0.9, amp="bf16", clip=1.0, accumulate=2),
-    "ddp, sampled epochs": dict(kind="ddp", passes=[GradSamp(every=3)]),
-    "ddp, own gradients": dict(kind="ddp", passes=[Extrapolate(radius=0.01, direction="local")]),
-    "ddp, sparse slices": dict(kind="ddp", model_passes=[SPARSE, SLICES], passes=[SPARSE]),
+    "ddp, all options": dict(kind="ddp", ema=0.9, amp="bf16", clip=1.0, accumulate=2, passes=[GradSamp(every=3)]),
+    "ddp, passes": dict(
+        kind="ddp", model_passes=[SPARSE, SLICES], passes=[SPARSE, Extrapolate(radius=0.01, direction="local")]
+    ),
     "fsdp": dict(kind="fsdp", ema=0.9, clip=1.0),
-    "fsdp, passes": dict(kind="fsdp", accumulate=2, passes=[GradSamp(every=3), Extrapolate(radius=0.01)]),
-    "fsdp, sparse slices": dict(kind="fsdp", model_passes=[SPARSE, SLICES], passes=[SPARSE], amp="bf16"),
+    "fsdp, passes": dict(
+        kind="fsdp",
+        accumulate=2,
+        model_passes=[SPARSE, SLICES],
+        passes=[GradSamp(every=3), Extrapolate(radius=0.01), SPARSE],
+    ),
 }
 
 
