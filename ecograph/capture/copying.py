@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections import Counter
 from contextlib import AbstractContextManager
 from types import CellType, FunctionType
 from typing import Any, TypeVar
@@ -27,7 +28,7 @@ M = TypeVar("M", bound=nn.Module)
 Copies = tuple[nn.Module, Inputs, AbstractContextManager[Any]]
 
 
-def copy_module(model: M, *, share_parameters: bool = True) -> M:
+def copy_module(model: M, *, share_parameters: bool = True, memo: dict[int, Any] | None = None) -> M:
     """Returns a copy of ``model`` whose forward changes nothing in the original, as far as Python allows.
 
     Module-level variables, class attributes and files are beyond reach: a forward that writes to those, does.
@@ -35,8 +36,11 @@ def copy_module(model: M, *, share_parameters: bool = True) -> M:
     Args:
         model: the model.
         share_parameters: whether the copy has the very same parameters. Buffers are always its own.
+        memo: id of a part of the model -> what the copy has in its place.
     """
-    memo: dict[int, Any] = {id(p): p for p in model.parameters()} if share_parameters else {}
+    memo = {} if memo is None else memo
+    if share_parameters:
+        memo |= {id(p): p for p in model.parameters()}
     for module in model.modules():
         for value in vars(module).values():
             if isinstance(value, torch.Tensor) and not value.is_leaf:
@@ -51,13 +55,39 @@ def fake_copy(model: M, inputs: Inputs) -> tuple[M, Inputs, AbstractContextManag
     from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 
     mode = FakeTensorMode(allow_non_fake_inputs=True)
+    memo = _stand_ins(model, mode)
     with mode, FakeCopyMode(mode):
-        fake = copy_module(model, share_parameters=False)
+        fake = copy_module(model, share_parameters=False, memo=memo)
     args, kwargs = pytree.tree_map_only(torch.Tensor, mode.from_tensor, inputs)
     with mode:
         meta_to_cpu(fake)
         args, kwargs = pytree.tree_map_only(torch.Tensor, _off_meta, (args, kwargs))
     return fake, (args, kwargs), mode
+
+
+def _stand_ins(model: nn.Module, mode: Any) -> dict[int, torch.Tensor]:
+    """Returns a fake tensor for each plain parameter and buffer, as ``FakeCopyMode`` would make it, but much sooner.
+
+    Views of one another are left to it.
+    """
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    found = {id(t): t for t in (*model.parameters(), *model.buffers()) if _is_plain(t)}
+    uses = Counter(t.untyped_storage()._cdata for t in found.values())
+    made: dict[int, torch.Tensor] = {}
+    for key, tensor in found.items():
+        if uses[tensor.untyped_storage()._cdata] == 1:
+            like = {"dtype": tensor.dtype, "device": "meta", "requires_grad": tensor.requires_grad}
+            empty = torch.empty_strided(tensor.size(), tensor.stride(), **like)
+            device = torch.device("cpu") if tensor.is_meta else tensor.device
+            made[key] = FakeTensor(mode, empty, device, _is_param=isinstance(tensor, nn.Parameter))
+    return made
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    if tensor.layout != torch.strided or tensor.is_quantized or not tensor.is_leaf:
+        return False
+    return type(tensor) is nn.Parameter or (type(tensor) is torch.Tensor and not vars(tensor))
 
 
 def _off_meta(tensor: torch.Tensor) -> torch.Tensor:

@@ -65,13 +65,15 @@ def _attention_backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor,
 
 
 def _lstm_cell_products(input: Tensor, weight: Tensor, recurrent: Tensor, *_: Any, **__: Any) -> int:
-    """One layer in one direction, as oneDNN runs it: ``(steps, batch, features)`` or ``(batch, steps, features)``."""
+    """One layer in one direction, as oneDNN runs it: input is ``(steps, batch, features)``."""
     rows = math.prod(input.shape[:-1])
     return 2 * rows * (weight.numel() + recurrent.numel())
 
 
 def _lstm_cell_backward(input: Tensor, weight: Tensor, recurrent: Tensor, *_: Any, **__: Any) -> int:
-    return 2 * _lstm_cell_products(input, weight, recurrent)
+    """The first step has no state before it to send a gradient to."""
+    first = 2 * math.prod(input.shape[1:-1]) * recurrent.numel()
+    return 2 * _lstm_cell_products(input, weight, recurrent) - first
 
 
 #: Where torch's counter has no formula, or a wrong one.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import torch
+from functools import cache
+from typing import Any
 
 #: Work that takes no time beyond being called: views and questions about a tensor.
 VIEW = "view"
@@ -35,8 +36,10 @@ _KINDS: dict[str, str] = {
     "batch_norm_backward": """
         native_batch_norm_backward batch_norm_backward cudnn_batch_norm_backward miopen_batch_norm_backward
         batch_norm_backward_reduce batch_norm_backward_elemt""",
-    "layer_norm": "native_layer_norm _fused_rms_norm native_group_norm",
-    "layer_norm_backward": "native_layer_norm_backward _fused_rms_norm_backward native_group_norm_backward",
+    "layer_norm": "native_layer_norm _fused_rms_norm native_group_norm _weight_norm_interface",
+    "layer_norm_backward": """
+        native_layer_norm_backward _fused_rms_norm_backward native_group_norm_backward
+        _weight_norm_interface_backward""",
     "softmax": "_softmax _log_softmax _safe_softmax logsumexp",
     "softmax_backward": "_softmax_backward_data _log_softmax_backward_data",
     # A few additions, products or comparisons for each element.
@@ -84,7 +87,7 @@ _KINDS: dict[str, str] = {
         copy clone contiguous _to_copy cat stack constant_pad_nd roll flip repeat im2col col2im channel_shuffle
         pixel_shuffle pixel_unshuffle _unsafe_view_copy repeat_interleave slice_backward select_backward
         diagonal_backward unfold_backward _pack_padded_sequence _reshape_copy split_with_sizes_copy
-        slice_scatter select_scatter new_empty_strided tile index_fill _foreach_copy""",
+        slice_scatter select_scatter tile index_fill _foreach_copy lift_fresh_copy""",
     "indexing": """
         index_select gather scatter scatter_add index_add index_copy index index_put _index_put_impl
         masked_select masked_scatter nonzero take take_along_dim scatter_reduce index_select_backward _unsafe_index
@@ -92,7 +95,7 @@ _KINDS: dict[str, str] = {
         searchsorted bucketize unique_consecutive""",
     "fill": """
         zeros ones full zeros_like ones_like full_like fill zero arange new_zeros new_ones new_full linspace eye
-        scalar_tensor one_hot tril_indices triu_indices lift_fresh""",
+        scalar_tensor one_hot tril_indices triu_indices _foreach_zero""",
     "random": """
         bernoulli native_dropout rand rand_like randn randn_like uniform normal randint randperm random
         rand_like_generator multinomial exponential randint_like log_normal""",
@@ -100,7 +103,8 @@ _KINDS: dict[str, str] = {
     VIEW: """
         view _unsafe_view reshape _reshape_alias t transpose permute expand squeeze unsqueeze slice select split
         split_with_sizes chunk unbind as_strided detach alias narrow unfold diagonal view_as_real view_as_complex lift
-        empty empty_like empty_strided new_empty _local_scalar_dense item resize set_data is_same_size movedim
+        empty empty_like empty_strided new_empty new_empty_strided lift_fresh _local_scalar_dense item resize set_data
+        is_same_size movedim
         sym_size sym_stride sym_numel real imag conj _conj _neg_view result_type is_nonzero set resize_as
         mT adjoint can_cast is_floating_point is_complex dim unsafe_split unsafe_split_with_sizes equal""",
 }
@@ -108,9 +112,17 @@ _KINDS: dict[str, str] = {
 KINDS: dict[str, str] = {name: kind for kind, names in _KINDS.items() for name in names.split()}
 
 
-def kind_of(func: torch._ops.OpOverload) -> str:
+@cache
+def name_of(func: Any) -> str:
+    """Returns an operation's name without its overload, such as ``"aten.add"``."""
+    schema = getattr(func, "_schema", None)  # an operation of higher order has none
+    return f"higher_order.{func}" if schema is None else str(schema.name).replace("::", ".")
+
+
+@cache
+def kind_of(func: Any) -> str:
     """Returns the kind of work that an operation is, ``UNCOUNTED`` where nothing says so."""
-    namespace, _, name = func._schema.name.partition("::")
+    namespace, _, name = name_of(func).partition(".")
     if namespace in ("prim", "profiler"):
         return VIEW
     if namespace != "aten":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
+import torch
 from torch import Tensor, UntypedStorage
 
 #: Bytes to which the CPU's allocator and CUDA's round up what is asked for.
@@ -31,8 +32,13 @@ class Memory:
         self._freed = freed
         self._seen = {storage_key(tensor) for tensor in known}
 
-    def add(self, tensors: Iterable[Tensor]) -> bool:
-        """Counts the storages of results, and returns whether one of them is new."""
+    def add(self, tensors: Sequence[Tensor], beside: int = 0) -> bool:
+        """Counts the storages of results, and returns whether one of them is new.
+
+        Args:
+            tensors: the results.
+            beside: bytes that the last of them holds beside its own.
+        """
         any_new = False
         for tensor in tensors:
             key = storage_key(tensor)
@@ -41,16 +47,26 @@ class Memory:
             any_new = True
             self._seen.add(key)
             storage = tensor.untyped_storage()
-            size = _rounded(storage, tensor.device.type)
+            size = _rounded(storage, device_type(tensor)) + beside * (tensor is tensors[-1])
             self.live += size
-            weakref.finalize(storage, self._free, key, size)
+            weakref.finalize(storage, self._free, key, size).atexit = False
         self.peak = max(self.peak, self.live)
         return any_new
+
+    def take(self, temporary: int) -> None:
+        """Counts what was held for a moment beside what is alive now."""
+        self.peak = max(self.peak, self.live + temporary)
 
     def _free(self, key: int, size: int) -> None:
         self.live -= size
         self._seen.discard(key)
         self._freed(key)
+
+
+def device_type(tensor: Tensor) -> str:
+    """Returns the type of a tensor's device, without asking torch for that of a fake one, which takes long."""
+    device: torch.device = vars(tensor).get("fake_device") or tensor.device
+    return device.type
 
 
 def storage_key(tensor: Tensor) -> int:

@@ -78,14 +78,16 @@ def record_step(
         model: in any state; the step is one of training. On any device, ``meta`` included, which counts as the CPU.
         example_inputs: as ``ecograph.optimize`` takes them.
         loss: from what the model returns to a number. None: the model's own where it returns one (``.loss``), or else
-            the mean of the squares of what it returns, which costs next to nothing.
+            the mean of the squares of what it returns, which costs next to nothing. Where nothing has a gradient, since
+            all parameters are frozen, there is no backward in the step.
         optimizer: a class of ``torch.optim``, a function that returns an optimizer of a list of parameters, or an
             optimizer, whose class and options count. None leaves its step out.
         amp: ``"bf16"`` or ``"fp16"`` for a forward under autocast.
         rates: pass -> the rate at which it acts, for an optimized model. Those that are not named act at their peak.
 
     Raises:
-        ValueError: for inputs, an ``amp`` or a pass that there is not.
+        ValueError: for inputs, an ``amp`` or a pass that there is not; for a model on the meta device whose forward
+            depends on data; for one that returns no number with a fraction, and no ``loss`` to make one.
         Exception: whatever the model raises on these inputs.
     """
     if amp is not None and amp not in AMP:
@@ -94,16 +96,30 @@ def record_step(
     if inputs is None:
         raise ValueError("a step cannot be recorded without example_inputs: give what you would pass to model(...)")
     inputs = move(inputs, device_of(model))
-    with silent(), untouched_random_state(model):
+    # Compiled parts run as they were written, so that every operation is seen and no compiler keeps a copy.
+    with silent(), untouched_random_state(model), torch.inference_mode(False), torch.compiler.set_stance("force_eager"):
         try:
             return _record(fake_copy(model, inputs), loss, optimizer, amp, rates, "")
         except ValueError:
             raise
         except Exception as error:
             if any(p.is_meta for p in model.parameters()):
+                _explain_meta(error)
                 raise
-            note = f"ran on the example inputs, since it depends on data: {first_line(error)}"
+            note = f"ran on the example inputs, since it did not run without data: {first_line(error)}"
         return _record(_real_copy(model, inputs), loss, optimizer, amp, rates, note)
+
+
+def _explain_meta(error: Exception) -> None:
+    """Says what to do about a model on the meta device whose forward asks for data."""
+    from torch._subclasses import fake_tensor as fake
+
+    asks = (fake.DataDependentOutputException, fake.DynamicOutputShapeException, fake.UnsupportedOperatorException)
+    if isinstance(error, asks):
+        raise ValueError(
+            f"the model's forward depends on data ({first_line(error)}), which a model on the meta device does not "
+            "have: make it on the CPU, in a smaller configuration if need be"
+        ) from error
 
 
 def _record(
@@ -162,7 +178,12 @@ def _fields(value: Any) -> list[Any]:
 
 
 def _real_copy(model: nn.Module, inputs: Inputs) -> Copies:
-    return copy_module(model, share_parameters=False), inputs, nullcontext()
+    args, kwargs = pytree.tree_map_only(Tensor, _own, inputs)
+    return copy_module(model, share_parameters=False), (args, kwargs), nullcontext()
+
+
+def _own(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone().requires_grad_(tensor.requires_grad)
 
 
 def _set_rates(model: nn.Module, rates: Mapping[str, float]) -> None:

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ecograph.cost.steps.flops import conv_backward_flops, op_flops
-from ecograph.cost.steps.kinds import VIEW, kind_of
-from ecograph.cost.steps.memory import Memory, storage_key
-from ecograph.cost.steps.op import Grad, Op
+from ecograph.cost.steps.kinds import VIEW, kind_of, name_of
+from ecograph.cost.steps.memory import Memory, device_type, storage_key
+from ecograph.cost.steps.op import Grad, Op, Phase
 from ecograph.cost.steps.owners import Owners
 from ecograph.cost.steps.sizes import conv_sizes, matmul_sizes
+from ecograph.cost.steps.temporaries import conv_temporary, is_strided, kept_beside
 from ecograph.cost.steps.traffic import nbytes, tensors, traffic
 
 #: What is not work at all, and is asked so often that it is not even written down.
-_QUESTIONS = ("prim::", "profiler::", "aten::sym_", "aten::promote_types")
+_QUESTIONS = ("prim.", "profiler.", "aten.sym_", "aten.promote_types")
+
+_DEVICE = torch.ops.prim.device.default
 
 
 class Recorder(TorchDispatchMode):
@@ -34,6 +39,9 @@ class Recorder(TorchDispatchMode):
         ops: what was written down.
         memory: what is kept.
     """
+
+    #: Operations of higher order, such as ``torch.cond``, are carried out as one.
+    supports_higher_order_operators = True
 
     def __init__(self, owners: Owners, parameters: list[Tensor], known: list[Tensor]) -> None:
         super().__init__()
@@ -53,46 +61,100 @@ class Recorder(TorchDispatchMode):
         finally:
             self._paused = False
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # no compiler is at work while a step is recorded, and keeping it off takes time
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Carries an operation out, and writes it down."""
+        if func is _DEVICE and isinstance(args[0], FakeTensor) and not args[0].fake_mode.in_kernel_invocation:
+            return args[0].fake_device  # by far the most frequent question
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if not self._paused and not func._schema.name.startswith(_QUESTIONS):
+        if not self._paused and not _is_question(func):
             self._write(func, args, kwargs, out)
         return out
 
     def _write(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        name = func._schema.name.replace("::", ".")
         kind = kind_of(func)
         phase, layer = self._owners.now()
         results = tensors(out)
-        fresh = self.memory.add(results)
-        about: dict[str, Any] = {"name": name, "phase": phase, "layer": layer, **_computes_with(args, kwargs, results)}
+        operands = tensors((args, kwargs))
+        name = name_of(func)
+        fresh = self.memory.add(results, kept_beside(name, args, results))
+        dtype, device = _computes_with(operands, results)
+        about: dict[str, Any] = {
+            "name": name,
+            "phase": phase,
+            "layer": layer,
+            "dtype": dtype,
+            "device": device,
+        }
         if kind == VIEW:
             self.ops.append(Op(kind=kind, fresh=False, **about))
             return
-        operands = tensors(args)
-        if kind in ("copy", "indexing") and phase != "optimizer" and operands and self._is_weight(operands[0]):
-            self._weights |= {storage_key(result) for result in results}
+        if phase != "optimizer":
+            self._follow_weights(kind, phase, operands, results)
         if kind == "conv_backward":
-            self.ops += _conv_backward(about, *args)
+            found = _conv_backward(about, *args)
+            self.ops += found
+            self._take_backward(found, *args)
             return
         grad: Grad = ""
         sizes: tuple[int, ...] = ()
         if kind == "matmul":
             sizes = matmul_sizes(func, args)
-            if phase == "backward":
-                grad = "grad_input" if any(map(self._is_weight, operands)) else "grad_weight"
+            grad = self._product(phase, operands)
         elif kind == "conv":
             sizes = conv_sizes(args[0], args[1], results[0], groups=args[8])
             about["channels_last"] = _channels_last(args[0], args[1])
-        read, written = traffic(name.removeprefix("aten."), func, args, kwargs, out)
+            if device == "cpu":
+                strided, last = is_strided(args[3], args[5]), about["channels_last"]
+                taken = conv_temporary(
+                    "", args[0], args[1], results[0], groups=args[8], strided=strided, channels_last=last
+                )
+                self.memory.take(taken)
+        read, written = traffic(func, args, kwargs, operands, results)
         flops = op_flops(func, args, kwargs, out)
         self.ops.append(
             Op(kind=kind, grad=grad, sizes=sizes, flops=flops, read=read, written=written, fresh=fresh, **about)
         )
+
+    def _take_backward(self, found: list[Op], grad: Tensor, input: Tensor, weight: Tensor, *rest: Any) -> None:
+        """Counts the temporaries of a convolution's backward: grad_weight is computed once grad_input is there."""
+        later = 0
+        for op in reversed(found):
+            if op.device == "cpu":
+                taken = conv_temporary(
+                    op.grad,
+                    input,
+                    weight,
+                    grad,
+                    groups=rest[6],
+                    strided=is_strided(rest[1], rest[3]),
+                    channels_last=op.channels_last,
+                )
+                self.memory.take(taken - later)
+            later += op.written
+
+    def _follow_weights(self, kind: str, phase: Phase, operands: list[Tensor], results: list[Tensor]) -> None:
+        """Notes what is a weight in another form: a copy or part of one, or what is computed from weights alone."""
+        if not operands:
+            return
+        derived = phase != "backward" and all(map(self._is_weight, operands))
+        if derived or (kind in ("copy", "indexing") and self._is_weight(operands[0])):
+            self._weights.update(map(storage_key, results))
+
+    def _product(self, phase: Phase, operands: list[Tensor]) -> Grad:
+        """Returns which gradient a matrix product computes: of a weight, or of what was multiplied by one."""
+        weighted = any(map(self._is_weight, operands))
+        if phase == "backward":
+            return "grad_weight" if not weighted and self._owners.differentiates_weighted() else "grad_input"
+        if weighted and any(tensor.requires_grad for tensor in operands):
+            self._owners.uses_weight()
+        return ""
 
     def _is_weight(self, tensor: Tensor) -> bool:
         return storage_key(tensor) in self._weights
@@ -132,11 +194,27 @@ def _channels_last(input: Tensor, weight: Tensor) -> bool:
     return any(t.is_contiguous(memory_format=format) and not t.is_contiguous() for t in (input, weight))
 
 
-def _computes_with(args: Any, kwargs: Any, results: list[Tensor]) -> dict[str, str]:
-    """Returns the type and device of the first operand that is a number with a fraction, or of what there is."""
-    found = [*tensors(args), *results] or tensors(kwargs)
-    floating = [tensor for tensor in found if tensor.is_floating_point()]
-    first = (floating or found or [None])[0]
-    if first is None:
-        return {"dtype": "none", "device": "cpu"}
-    return {"dtype": str(first.dtype).removeprefix("torch."), "device": first.device.type}
+def _computes_with(operands: list[Tensor], results: list[Tensor]) -> tuple[str, str]:
+    """Returns the type and device of the first tensor that is a number with a fraction, or of what there is."""
+    first: Tensor | None = None
+    for tensor in (*operands, *results):
+        if _is_floating(tensor.dtype):
+            first = tensor
+            break
+        first = tensor if first is None else first
+    return ("none", "cpu") if first is None else (_type_name(first.dtype), device_type(first))
+
+
+@cache
+def _is_question(func: Any) -> bool:
+    return name_of(func).startswith(_QUESTIONS)
+
+
+@cache
+def _is_floating(dtype: torch.dtype) -> bool:
+    return dtype.is_floating_point
+
+
+@cache
+def _type_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
