@@ -96,9 +96,7 @@ def rows(setting: Setting, rates: Sequence[float], rounds: int, pass_name: str =
         models[f"sliced {rate}"] = ecograph.optimize(copy.deepcopy(dense), example_inputs=inputs, passes=passes)
         models[f"small {rate}"] = model_and_inputs(spec, setting.format, share=1 - rate)[0]
     memory = {key: peak_memory(training_step(m, inputs, setting.dtype, "eager")) for key, m in models.items()}
-    activations = {
-        key: activation_memory(m, lambda m=m: loss(m, inputs, setting.dtype)) for key, m in models.items()
-    }
+    activations = {key: activation_memory(m, lambda m=m: loss(m, inputs, setting.dtype)) for key, m in models.items()}
     steps = {key: training_step(m, inputs, setting.dtype, setting.mode) for key, m in models.items()}
     times = interleaved({key: (lambda step=step: step) for key, step in steps.items()}, rounds)
     made = []

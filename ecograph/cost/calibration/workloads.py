@@ -178,9 +178,11 @@ def convs() -> list[Conv]:
                         found.append(Conv(images, width, 2 * width, 3, size, stride=2))
         found += [Conv(images, 3, 64, 7, 224, 2), Conv(images, 3, 32, 3, 224, 2), Conv(images, 3, 64, 3, 32)]
         found += [Conv(images, 3, 96, 4, 224, 4), Conv(images, 3, 192, 16, 224, 16)]
-        for width, size in ((32, 112), (96, 56), (192, 28), (384, 14), (768, 7)):
-            found += [Conv(images, width, width, kernel, size, groups=width) for kernel in (3, 7)]
-            found.append(Conv(images, width, width, 3, size, groups=width // 16))
+        for width, size in ((32, 112), (144, 28), (384, 14), (768, 7)):
+            found += [Conv(images, width, width, kernel, size, groups=width) for kernel in (3, 5, 7)]
+            if size % 2 == 0 and width > 32:
+                found += [Conv(images, width, width, kernel, size, 2, groups=width) for kernel in (3, 5)]
+                found.append(Conv(images, width, width, 3, size, groups=width // 16))
     return [conv for conv in found if conv.flops <= _MOST]
 
 

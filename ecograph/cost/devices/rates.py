@@ -103,7 +103,8 @@ def _features(op: Op | Timing) -> tuple[float, ...]:
         math.log2(images * after),
         math.log2(inputs * (groups if inputs == 1 else 1)),
         math.log2(outputs * (groups if inputs == 1 else 1)),
-        math.log2(kernel),
+        # Kernels for depthwise convolutions are written for sizes, and others are many times slower.
+        (3 if inputs == outputs == 1 else 1) * math.log2(kernel),
         math.log2(max(before, 1) / max(after, 1)),
     )
 
