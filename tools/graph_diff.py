@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from rich.syntax import Syntax
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from ecograph.tools.graph_nodes import NodeFacts
 
 
 @dataclass(frozen=True)
@@ -21,12 +24,14 @@ class GraphStages:
         method: how it was captured.
         before: its code.
         after: for each pass, its name and the code it left.
+        nodes: name -> what is known about a node, for the nodes of all stages.
     """
 
     path: str
     method: str
     before: str
     after: list[tuple[str, str]]
+    nodes: Mapping[str, NodeFacts] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns it as JSON types."""
@@ -83,8 +88,7 @@ def render(graphs: list[GraphStages], *, colour: bool) -> Iterator[Syntax | Text
         colour: highlight for a terminal; plain text otherwise, whose lines are never broken.
     """
     for number, graph in enumerate(graphs, 1):
-        place = f" of {graph.path}" if graph.path else ""
-        yield Text(f"\ngraph {number} of {len(graphs)}{place}, captured with {graph.method}", style="bold")
+        yield title(graph, number, len(graphs))
         current, shown = graph.before, False
         for name, code in graph.after:
             if changes := diff(current, code):
@@ -95,6 +99,12 @@ def render(graphs: list[GraphStages], *, colour: bool) -> Iterator[Syntax | Text
         if not shown:
             yield Text("not changed by any pass", style="bold")
             yield _code(graph.before, "python", colour=colour)
+
+
+def title(graph: GraphStages, number: int, count: int) -> Text:
+    """Returns the line above what is said of a graph."""
+    place = f" of {graph.path}" if graph.path else ""
+    return Text(f"\ngraph {number} of {count}{place}, captured with {graph.method}", style="bold")
 
 
 def _code(text: str, language: str, *, colour: bool) -> Syntax | Text:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ecograph.tools.console import no_effect_noted, note, print_json, stdout
+from ecograph.tools.console import no_effect_noted, note
 from ecograph.tools.errors import UserError, user_errors
 from ecograph.tools.passes import find_pass
+
+if TYPE_CHECKING:
+    from ecograph.tools.costing import CostOptions
+    from ecograph.tools.inspected import Inspected
 
 
 def inspect(
@@ -49,30 +54,72 @@ def inspect(
     graph: Annotated[
         bool, typer.Option("--graph", help="Print the code of every graph before and after each pass.")
     ] = False,
+    diff: Annotated[
+        bool, typer.Option("--diff", help="Print the nodes that passes changed, with the pass at each.")
+    ] = False,
+    cost: Annotated[
+        bool,
+        typer.Option("--cost", help="Print what a step takes: time, energy, bytes; by layer, and saved by each pass."),
+    ] = False,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Estimate for this device, such as h100. Implies --cost.")
+    ] = None,
+    amp: Annotated[
+        str | None, typer.Option(help="bf16 or fp16: estimate the forward in low precision. Implies --cost.")
+    ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="adamw (by default), sgd or none, for the estimate. Implies --cost.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page with the model, its costs and their sources.")
+    ] = None,
+    dot: Annotated[
+        bool, typer.Option("--dot", help="Print the layers and the flow of data as DOT (Graphviz).")
+    ] = False,
+    mermaid: Annotated[bool, typer.Option("--mermaid", help="Print the same as Mermaid.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Show layer by layer what would be rewritten, or why not, and what it saves.
 
     The model gets random weights; nothing is downloaded or trained.
     """
-    from ecograph.tools import graph_diff
+    from ecograph.tools.costing import OPTIMIZER, CostOptions
     from ecograph.tools.inputs import parse
     from ecograph.tools.inspected import compile_subject
+    from ecograph.tools.shown import Shown, check_file
     from ecograph.tools.spec import find
 
     options = {"drop": drop, "schedule": schedule, "when": when}
     chosen = choose_passes({k: value for k, value in options.items() if value is not None}, recipe, passes or [])
     given = [parse(text) for text in input or []]
+    cost = cost or any(each is not None for each in (device, amp, optimizer))
+    costing = CostOptions(device or "auto", amp, optimizer or OPTIMIZER) if cost or html else None
+    shown = Shown(graph=graph, diff=diff, cost=cost, dot=dot, mermaid=mermaid, json=json)
+    if html is not None:
+        check_file(html)
     with no_effect_noted(), redirect_stdout(sys.stderr):  # what the user's code prints is no part of the report
-        inspected = compile_subject(find(spec), given, chosen, graph=graph)
-    if json:
-        print_json(inspected.to_dict())
-        return
-    console = stdout()
-    console.print(inspected.report)
-    console.print(inspected.about(), style="dim", markup=False)
-    for part in graph_diff.render(inspected.graphs, colour=console.is_terminal):
-        console.print(part, soft_wrap=not console.is_terminal)
+        inspected = compile_subject(find(spec), given, chosen, graph=shown.graphs or html is not None, cost=costing)
+    if cost and inspected.estimate is None:
+        raise UserError("--cost needs the shapes of the inputs: give --input, such as --input 8x3x32x32")
+    shown.show(inspected)
+    if html is not None:
+        write_page(html, inspected, costing)
+
+
+def write_page(path: Path, inspected: Inspected, costing: CostOptions | None) -> None:
+    """Writes the page, and says so on stderr.
+
+    Raises:
+        UserError: where the file cannot be written.
+    """
+    from ecograph.tools.report.page import page
+
+    text = page(inspected, costing.about() if costing else "")
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--html {path}: {error.strerror or error}: give a file that can be written") from error
+    note(f"wrote {path} ({len(text) / 1e6:.1f} MB): open it in a browser")
 
 
 def choose_passes(options: dict[str, Any], recipe: str | None, named: Sequence[str] = ()) -> list[Any]:
