@@ -77,10 +77,11 @@ def _stand_ins(model: nn.Module, mode: Any) -> dict[int, torch.Tensor]:
     made: dict[int, torch.Tensor] = {}
     for key, tensor in found.items():
         if uses[tensor.untyped_storage()._cdata] == 1:
-            like = {"dtype": tensor.dtype, "device": "meta", "requires_grad": tensor.requires_grad}
-            empty = torch.empty_strided(tensor.size(), tensor.stride(), **like)
+            empty = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
             device = torch.device("cpu") if tensor.is_meta else tensor.device
-            made[key] = FakeTensor(mode, empty, device, _is_param=isinstance(tensor, nn.Parameter))
+            made[key] = FakeTensor(
+                mode, empty, device, requires_grad=tensor.requires_grad, _is_param=isinstance(tensor, nn.Parameter)
+            )
     return made
 
 

@@ -15,7 +15,7 @@ from ecograph.cost.flops import conv_flops
 aten = torch.ops.aten
 
 
-def op_flops(func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
+def op_flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
     """Returns the floating-point operations of a call, a multiply-add being two.
 
     Only products count, as in ``FlopCounterMode``, whose formulas are used where they are right.
@@ -26,7 +26,7 @@ def op_flops(func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[st
         kwargs: the rest of them.
         out: what it returned.
     """
-    packet = func.overloadpacket
+    packet = getattr(func, "overloadpacket", None)  # an operation of higher order has none
     if packet in OURS:
         return OURS[packet](*args, **kwargs)
     formula = flop_registry.get(packet)

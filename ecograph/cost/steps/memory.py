@@ -71,7 +71,8 @@ def device_type(tensor: Tensor) -> str:
 
 def storage_key(tensor: Tensor) -> int:
     """Returns what tells the storage of a tensor from all that live beside it."""
-    return tensor.untyped_storage()._cdata
+    key: int = tensor.untyped_storage()._cdata
+    return key
 
 
 def _rounded(storage: UntypedStorage, device: str) -> int:

@@ -32,6 +32,7 @@ class Op:
         dtype: of what it computes with, such as ``"float32"``.
         device: type of it.
         channels_last: whether it runs on images in this format.
+        strided: whether a copy puts elements in another order in memory.
         fresh: whether it writes into memory that it allocates.
         count: how often it runs.
     """
@@ -48,6 +49,7 @@ class Op:
     dtype: str = "float32"
     device: str = "cpu"
     channels_last: bool = False
+    strided: bool = False
     fresh: bool = True
     count: int = 1
 

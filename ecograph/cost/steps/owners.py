@@ -98,5 +98,5 @@ class Owners:
 
 def _number() -> int:
     """Returns the number that autograd gives to what it records next."""
-    number: int = torch._C._autograd._get_sequence_nr()  # type: ignore[attr-defined]
+    number: int = torch._C._autograd._get_sequence_nr()
     return number

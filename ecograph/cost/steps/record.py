@@ -140,7 +140,7 @@ def _record(
                 outputs = model(*args, **kwargs)
                 value = (loss or mean_square)(outputs)
             if value.requires_grad:
-                value.backward()
+                value.backward()  # type: ignore[no-untyped-call]
             del outputs, value
             peak = recorder.memory.peak
             if optimizer is not None:

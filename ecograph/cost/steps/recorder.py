@@ -18,8 +18,8 @@ from ecograph.cost.steps.memory import Memory, device_type, storage_key
 from ecograph.cost.steps.op import Grad, Op, Phase
 from ecograph.cost.steps.owners import Owners
 from ecograph.cost.steps.sizes import conv_sizes, matmul_sizes
-from ecograph.cost.steps.temporaries import conv_temporary, is_strided, kept_beside
-from ecograph.cost.steps.traffic import nbytes, tensors, traffic
+from ecograph.cost.steps.temporaries import conv_temporary, is_strided, kept_beside, recurrent_temporary
+from ecograph.cost.steps.traffic import nbytes, tensors, traffic, writes_to
 
 #: What is not work at all, and is asked so often that it is not even written down.
 _QUESTIONS = ("prim.", "profiler.", "aten.sym_", "aten.promote_types")
@@ -27,7 +27,7 @@ _QUESTIONS = ("prim.", "profiler.", "aten.sym_", "aten.promote_types")
 _DEVICE = torch.ops.prim.device.default
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every operation beneath autograd: what a step really runs, its backward and optimizer included.
 
     Args:
@@ -44,7 +44,7 @@ class Recorder(TorchDispatchMode):
     supports_higher_order_operators = True
 
     def __init__(self, owners: Owners, parameters: list[Tensor], known: list[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.ops: list[Op] = []
         self._owners = owners
         #: Storages that hold a parameter, or a copy of one in another type or in part.
@@ -83,7 +83,9 @@ class Recorder(TorchDispatchMode):
         results = tensors(out)
         operands = tensors((args, kwargs))
         name = name_of(func)
-        fresh = self.memory.add(results, kept_beside(name, args, results))
+        fresh = self.memory.add(results, kept_beside(name, args, results)) and not writes_to(func)
+        if kind in ("recurrent", "recurrent_backward"):
+            self.memory.take(recurrent_temporary(name, args))
         dtype, device = _computes_with(operands, results)
         about: dict[str, Any] = {
             "name": name,
@@ -116,6 +118,8 @@ class Recorder(TorchDispatchMode):
                     "", args[0], args[1], results[0], groups=args[8], strided=strided, channels_last=last
                 )
                 self.memory.take(taken)
+        if kind == "copy" and operands and results:
+            about["strided"] = operands[0].shape == results[0].shape and operands[0].stride() != results[0].stride()
         read, written = traffic(func, args, kwargs, operands, results)
         flops = op_flops(func, args, kwargs, out)
         self.ops.append(
@@ -140,11 +144,11 @@ class Recorder(TorchDispatchMode):
             later += op.written
 
     def _follow_weights(self, kind: str, phase: Phase, operands: list[Tensor], results: list[Tensor]) -> None:
-        """Notes what is a weight in another form: a copy or part of one, or what is computed from weights alone."""
-        if not operands:
+        """Notes what is a weight in another form: in the backward a copy or part of one, else all computed from it."""
+        if kind == "embedding" or (phase == "backward" and kind not in ("copy", "indexing")):
             return
-        derived = phase != "backward" and all(map(self._is_weight, operands))
-        if derived or (kind in ("copy", "indexing") and self._is_weight(operands[0])):
+        numbers = [tensor for tensor in operands if _is_floating(tensor.dtype)]
+        if numbers and all(map(self._is_weight, numbers)):
             self._weights.update(map(storage_key, results))
 
     def _product(self, phase: Phase, operands: list[Tensor]) -> Grad:

@@ -59,7 +59,16 @@ def lstm_workspace(input: Tensor, recurrent: Tensor) -> int:
         recurrent: the weight of the state, ``(4 * hidden, hidden)``.
     """
     hidden, features = recurrent.shape[-1], input.shape[-1]
-    return math.prod(input.shape[:-1]) * 8 * (hidden + max(hidden, features)) * 4
+    return math.prod(input.shape[:-1]) * 8 * (hidden + max(hidden, features)) * input.element_size()
+
+
+def recurrent_temporary(name: str, args: tuple[Any, ...]) -> int:
+    """Returns about how many bytes a layer of an LSTM holds while it runs: its weights copied, and its gates."""
+    if not name.startswith("aten.mkldnn_rnn_layer"):
+        return 0
+    input, weight, recurrent = args[:3]
+    gates = math.prod(input.shape[:-1]) * recurrent.shape[0]
+    return int((gates + weight.numel() + recurrent.numel()) * input.element_size())
 
 
 def is_strided(stride: Sequence[int], dilation: Sequence[int]) -> bool:

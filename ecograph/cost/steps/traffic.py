@@ -13,10 +13,7 @@ from torch import Tensor
 from ecograph.cost.steps.kinds import name_of
 
 #: Operations that read as much of their first operand as they give back: rows of a table, chosen elements.
-CHOOSING = frozenset({"embedding", "index_select", "gather", "index", "_unsafe_index", "take", "masked_select"}) | {
-    "nll_loss_forward",
-    "nll_loss2d_forward",
-}
+CHOOSING = frozenset({"embedding", "index_select", "gather", "index", "_unsafe_index", "take", "masked_select"})
 
 #: Operations whose first operand is written to in part: which argument has as many elements as that part.
 PLACING = {"index_copy": 3, "index_add": 3, "scatter": 2, "scatter_add": 2, "scatter_reduce": 2}
@@ -82,6 +79,8 @@ def traffic(
     """
     written = _total(results)
     name = _base_name(func)
+    if name in ("nll_loss_forward", "nll_loss2d_forward"):  # of every row, the element that the target names
+        return args[1].numel() * args[0].element_size() + _total(operands[1:]), written
     if name in CHOOSING:
         return nbytes(results[0]) + _total(operands[1:]), written
     if name in SHAPE_ONLY:
@@ -111,9 +110,9 @@ def _placed(name: str, args: tuple[Any, ...]) -> int:
     indices = [each for each in args[1] if each is not None]
     if any(index.dtype in (torch.bool, torch.uint8) for index in indices):
         return int(whole.numel())  # data decides; this is the most
-    chosen = math.prod(torch.broadcast_shapes(*(index.shape for index in indices)))
+    chosen: torch.Size = torch.broadcast_shapes(*(index.shape for index in indices))  # type: ignore[no-untyped-call]
     kept = [size for size, index in zip(whole.shape, args[1], strict=False) if index is None]
-    return chosen * math.prod(kept) * math.prod(whole.shape[len(args[1]) :])
+    return math.prod([*chosen, *kept, *whole.shape[len(args[1]) :]])
 
 
 @cache
@@ -124,7 +123,7 @@ def _base_name(func: Any) -> str:
 
 
 @cache
-def _written(func: Any) -> tuple[tuple[int, str], ...]:
+def writes_to(func: Any) -> tuple[tuple[int, str], ...]:
     """Returns place and name of the operands that an operation writes to."""
     schema = getattr(func, "_schema", None)
     if schema is None or not schema.is_mutable:
@@ -144,7 +143,7 @@ def _has_out(func: Any) -> bool:
 def _mutated(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """Returns the operands that a call writes to."""
     found: dict[int, Tensor] = {}
-    for position, name in _written(func):
+    for position, name in writes_to(func):
         if name == "grads" and kwargs.get("grad_scale") is None:
             continue  # a fused optimizer scales them only where it is told a scale
         value = args[position] if position < len(args) else kwargs.get(name)

@@ -1,4 +1,4 @@
-"""Every product of real models is found, and every FLOP of theirs is inside a captured graph."""
+"""Every product of real models is found, and every FLOP of theirs is inside a captured graph and a recorded step."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from zoo.vision import TIMM, TORCHVISION
 
 from ecograph.analysis import Site, find_sites
 from ecograph.capture import capture
+from ecograph.cost.steps import record_step
 
 pytestmark = pytest.mark.zoo
 
@@ -51,6 +52,12 @@ def test_every_product_is_found_and_every_flop_counted(entry: Entry) -> None:
         assert len(checked.captured.graphs) == entry.graphs, checked.captured.parts
     assert any(site.first for site in checked.sites)
     assert any(site.last for site in checked.sites)
+
+    step = record_step(model, inputs)
+    forward = sum(op.flops * op.count for op in step.ops if op.phase == "forward")
+    assert (forward, step.flops - forward) == (checked.reference.forward, checked.reference.backward)
+    assert not step.uncounted
+    assert bool(step.note) == entry.real
 
     assert not _unseen_without_inputs(entry, model, checked.sites)
 

@@ -1,0 +1,179 @@
+"""Peak memory against torch's own account of a real step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+import transformers as hf
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+import ecograph
+from ecograph.cost.steps import record_step
+from ecograph.cost.steps.record import mean_square
+
+#: What is promised.
+TOLERANCE = 0.15
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def real_peak(call: Callable[[], Any], amp: bool = False) -> int:
+    """Returns the most bytes that tensors made in a forward and backward held at once."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            outputs = call()
+            loss = mean_square(outputs)
+        loss.backward()
+        del outputs, loss
+    assert profiler.profiler is not None
+    assert profiler.profiler.kineto_results is not None
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return peak
+
+
+class UNet(nn.Module):
+    """One level down and up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.GroupNorm(4, 16), nn.SiLU())
+        self.middle = nn.Sequential(nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU())
+        self.up, self.out = nn.ConvTranspose2d(32, 16, 2, 2), nn.Conv2d(32, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.down(x)
+        return self.out(torch.cat([x, self.up(self.middle(F.max_pool2d(x, 2)))], 1))
+
+
+class Sequence(nn.Module):
+    """An embedding, an LSTM and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.rnn, self.out = nn.Embedding(50, 32), nn.LSTM(32, 64), nn.Linear(64, 50)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.out(self.rnn(self.table(ids))[0])
+
+
+ids = torch.arange(256).view(4, 64) % 50
+images = torch.randn(4, 3, 64, 64)
+_TEXT = {"input_ids": ids, "labels": ids}
+_SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
+    "resnet18": (torchvision.models.resnet18, images),
+    "mobilenet": (torchvision.models.mobilenet_v3_small, images),
+    "convnext": (
+        lambda: torchvision.models.ConvNeXt(
+            [
+                torchvision.models.convnext.CNBlockConfig(16, 32, 1),
+                torchvision.models.convnext.CNBlockConfig(32, None, 1),
+            ],
+            num_classes=5,
+        ),
+        images,
+    ),
+    "u-net": (UNet, images),
+    "vit": (
+        lambda: hf.ViTForImageClassification(hf.ViTConfig(**_SMALL, image_size=64, patch_size=8)),
+        images,
+    ),
+    "gpt2": (
+        lambda: hf.GPT2LMHeadModel(
+            hf.GPT2Config(vocab_size=50, n_embd=64, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=2)
+        ),
+        _TEXT,
+    ),
+    "bert": (lambda: hf.BertForMaskedLM(hf.BertConfig(**_SMALL, vocab_size=50)), _TEXT),
+    "lstm": (Sequence, ids),
+}
+SPARSE = ecograph.passes.SparseBackward(drop=0.8, schedule="constant", when="always")
+SLICED = ecograph.passes.SliceOut(rate=0.5)
+
+CASES = [
+    *((name, None, False) for name in MODELS),
+    *((name, SPARSE, False) for name in ("resnet18", "u-net", "gpt2")),
+    *((name, SLICED, False) for name in ("resnet18", "gpt2")),
+    *((name, None, True) for name in ("mobilenet", "bert")),
+]
+
+
+@pytest.mark.parametrize(("name", "optimized", "amp"), CASES)
+def test_the_peak_is_what_torch_measures(name: str, optimized: Any, amp: bool) -> None:
+    build, example = MODELS[name]
+    torch.manual_seed(0)
+    model = build().train()
+    if optimized is not None:
+        model = ecograph.optimize(model, passes=[optimized], example_inputs=example)
+    estimated = record_step(model, example, amp="bf16" if amp else None).activation_bytes
+
+    def call() -> Any:
+        return model(**example) if isinstance(example, dict) else model(example)
+
+    mean_square(call()).backward()  # a first step, in which layers decide
+    model.zero_grad(set_to_none=True)
+    assert estimated == pytest.approx(real_peak(call, amp), rel=TOLERANCE)
+
+
+class Chain(nn.Module):
+    """Elementwise: a sine keeps its input for the backward, a product with a number nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * 2).sin().sin()
+
+
+def test_by_hand() -> None:
+    x = torch.zeros(1000, requires_grad=True)
+    unit = 4000 + (-4000) % 64
+    step = record_step(Chain(), x, loss=lambda y: y.sum())
+    # At its height: what both sines keep, the result, which the caller holds, a cosine, and the gradient it is part of.
+    assert step.activation_bytes == pytest.approx(5 * unit, abs=4 * 64)
+
+
+def test_memory_that_is_freed_is_used_again() -> None:
+    class Long(nn.Module):
+        def __init__(self, length: int) -> None:
+            super().__init__()
+            self.length = length
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                for _ in range(self.length):
+                    x = x + 1
+            return x
+
+    x = torch.zeros(1000)
+    one, many = (record_step(Long(length), x).activation_bytes for length in (3, 30))
+    assert one == many
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("groups", [1, 16])
+@pytest.mark.parametrize("last", [False, True])
+def test_what_a_convolution_takes_for_itself(kernel: int, groups: int, last: bool) -> None:
+    model = nn.Conv2d(16, 16, kernel, padding=kernel // 2, groups=groups)
+    x = torch.randn(4, 16, 24, 24, requires_grad=True)
+    if last:
+        model, x = model.to(memory_format=torch.channels_last), x.detach().to(memory_format=torch.channels_last)
+    estimated = record_step(model, x).activation_bytes
+    model(x).sum().backward()
+    model.zero_grad(set_to_none=True)
+    x.grad = None
+    assert estimated == pytest.approx(real_peak(lambda: model(x)), rel=TOLERANCE)
