@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import select
@@ -32,14 +33,13 @@ class Chromium:
     """
 
     def __init__(self, program: str, profile: Path) -> None:
-        read, self._write = os.pipe()
-        self._read, write = os.pipe()
+        read, self._write = map(_high, os.pipe())
+        self._read, write = map(_high, os.pipe())
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         flags += ["--disable-dev-shm-usage", "--no-first-run", f"--user-data-dir={profile}", "--remote-debugging-pipe"]
-        # Chromium reads commands from 3 and writes to 4.
-        command = f'exec "$@" 3<&{read} 4>&{write}'
+        # Chromium reads commands from 3 and writes to 4. Other shells than bash know no numbers above 9.
         self._process = subprocess.Popen(
-            ["sh", "-c", command, "sh", program, *flags],
+            ["bash", "-c", f'exec "$@" 3<&{read} 4>&{write} {read}<&- {write}>&-', "bash", program, *flags],
             pass_fds=(read, write),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -106,6 +106,13 @@ class Chromium:
         tab.drawn()
         tab.seconds = time.perf_counter() - begin
         return tab
+
+
+def _high(descriptor: int) -> int:
+    """Returns a copy that is out of the way of 3 and 4."""
+    copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 20)
+    os.close(descriptor)
+    return copy
 
 
 class Tab:

@@ -19,6 +19,7 @@ const digits = (value) => (value === 0 ? "0" : Number(value.toPrecision(3)).toSt
 
 function scaled(value, units, unit) {
   const size = Math.abs(value);
+  if (size === 0) return `0 ${unit}`.trim();
   const [factor, prefix] = units.find(([each]) => size >= each * 0.9995) || units[units.length - 1];
   return `${digits(value / factor)} ${prefix}${unit}`.trim();
 }

@@ -79,11 +79,12 @@ function phasesCard() {
   }).filter(([, before, after]) => sum(before) + sum(after) > 0);
   const most = Math.max(...phases.flatMap(([, before, after]) => [before[0], after[0]]));
   const bars = (before, after) => make("span", { class: "pair", "aria-hidden": "true" }, make("span", { class: "was", style: { width: `${(100 * before) / most}%` } }), make("span", { class: "now same", style: { width: `${(100 * after) / most}%` } }));
-  const rows = phases.map(([phase, before, after]) => [phase, ...metrics.map(({ index, write }) => change(before[index], after[index], write)), bars(before[0], after[0])]);
+  const rows = metrics.map(({ key, index, write }) => [key, ...phases.map(([, before, after]) => change(before[index], after[index], write))]);
+  rows.splice(1, 0, ["", ...phases.map(([, before, after]) => bars(before[0], after[0]))]);
   const memory = ["activations", "parameters", "optimizer"].map((kind) => line(kind, change(data.memory.before[kind], data.memory.after[kind], bytes)));
   return card(
     "The step by phase",
-    make("div", { class: "wide" }, table(["", ...metrics.map(({ key }) => key), "time"], rows)),
+    make("div", { class: "wide" }, table(["", ...phases.map(([phase]) => phase)], rows)),
     make("p", { class: "muted" }, "Of each pair of bars the upper is before, the lower after the passes."),
     make("h3", {}, "Memory at the peak"),
     make("dl", {}, memory),

@@ -4,11 +4,13 @@ const STEP = 34; // pixels from block to block
 const BLOCK = 26;
 let flowRows = [];
 let flowEdges = [];
+let flowMost = 0; // of what a closed block costs
 
 function drawFlow() {
   const top = items[state.focus];
   flowRows = rowsBelow(top, { nodes: false, found: null });
   if (flowRows.length === 1) flowRows = [top, ...parts(top)];
+  flowRows = flowRows.filter((item) => item.type !== "optimizer"); // no data flows through it
   const placeOf = new Map(flowRows.map((item, place) => [item.id, place]));
   const ends = new Map();
   const end = (id) => {
@@ -27,6 +29,7 @@ function drawFlow() {
     if (!seen.has(key)) seen.set(key, { from, to });
   }
   flowEdges = [...seen.values()];
+  flowMost = Math.max(...flowRows.map((item, row) => (isFrame(row) ? 0 : amount(item, state.moment))));
   drawFlowRows();
 }
 
@@ -63,7 +66,6 @@ function drawFlowRows() {
 
 function block(item, place, left, widest) {
   const frame = isFrame(place);
-  const share = amount(root, "before") ? amount(item, state.moment) / amount(root, "before") : 0;
   const saved = saving(item);
   const label = `${item.label}, ${item.type}: ${state.metric.write(amount(item, state.moment))}, ${savingText(saved)}`;
   const opens = parts(item).length > 0 && item.id !== state.focus;
@@ -85,8 +87,8 @@ function block(item, place, left, widest) {
       : "",
     make("span", { class: "label" }, item.parent < 0 ? data.model : item.name),
     make("span", { class: "type" }, item.type),
-    frame ? "" : make("span", { class: "size", "aria-hidden": "true" }, make("span", { style: { width: `${Math.min(100, 100 * share)}%` } })),
-    make("span", { class: "value" }, frame ? "" : `${data.inputs.includes(item.id) ? "input → " : ""}${percent(share)} ${saved ? savingText(saved) : ""}${data.outputs.includes(item.id) ? " → output" : ""}`),
+    frame ? "" : make("span", { class: "size", "aria-hidden": "true" }, make("span", { style: { width: `${flowMost ? (100 * amount(item, state.moment)) / flowMost : 0}%` } })),
+    make("span", { class: "value" }, frame ? "" : `${data.inputs.includes(item.id) ? "input → " : ""}${data.device ? state.metric.write(amount(item, state.moment)) : ""} ${saved ? savingText(saved) : ""}${data.outputs.includes(item.id) ? " → output" : ""}`),
   );
 }
 

@@ -13,7 +13,7 @@ function drawCentre() {
   else drawFlow();
   byId("legend").replaceChildren(
     ...[["much", "▼ saves 25 % or more"], ["some", "▼ saves some"], ["same", "= as before"], ["more", "▲ costs more"]].map(([kind, text]) => make("span", {}, make("span", { class: `swatch ${kind}`, "aria-hidden": "true" }), text)),
-    make("span", { class: "muted" }, state.view === "treemap" ? "area: cost; double click a group to look inside" : "bar: share of the model's cost; double click a box to open it"),
+    make("span", { class: "muted" }, state.view === "treemap" ? "area: cost; double click a group to look inside" : "bar: cost, next to the largest shown; double click a box to open it"),
   );
 }
 

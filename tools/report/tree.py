@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
+from ecograph.cost.estimate import LayerCost
 from ecograph.tools import node_diff
 
 if TYPE_CHECKING:
-    from ecograph.cost.estimate import LayerCost
     from ecograph.explain import LayerReport
     from ecograph.tools.graph_nodes import NodeFacts
     from ecograph.tools.inspected import Inspected
@@ -86,7 +86,8 @@ class _Grower:
         self.inspected = inspected
         self.types = inspected.types
         layers = [facts.layer for facts in self._nodes()]
-        layers += [layer.name for layer in inspected.estimate.layers] if inspected.estimate else []
+        costs = [each for cost in inspected.estimate.layers for each in _parts(cost)] if inspected.estimate else []
+        layers += [cost.name for cost in costs if cost.type != OPTIMIZER]
         products = [(product, self._place(product.name)) for product in inspected.report.layers]
         layers += [path for _, path in products]
         #: paths with others inside, of those in which something happens
@@ -96,20 +97,13 @@ class _Grower:
         self.layers: dict[str, Item] = {}
         for path in dict.fromkeys(layers):
             self._layer(path)
-        for cost in inspected.estimate.layers if inspected.estimate else []:
-            self._cost(cost)
+        for cost in costs:
+            if cost.type == OPTIMIZER:
+                self.root.children.append(Item(-1, -1, "layer", OPTIMIZER, "", "optimizer", cost=cost))
+            else:
+                self._layer(cost.name).cost = cost
         for product, path in products:
             self._layer(path).products.append(product)
-
-    def _cost(self, cost: LayerCost) -> None:
-        """Gives a layer its cost; that of the optimizer's step is apart."""
-        if cost.name == "" and "optimizer" in cost.before:
-            step = [{"optimizer": amounts["optimizer"]} for amounts in (cost.before, cost.after)]
-            apart = Item(-1, -1, "layer", OPTIMIZER, "", "optimizer", cost=replace(cost, before=step[0], after=step[1]))
-            self.root.children.append(apart)
-            rest = [{k: v for k, v in amounts.items() if k != "optimizer"} for amounts in (cost.before, cost.after)]
-            cost = replace(cost, before=rest[0], after=rest[1])
-        self._layer(cost.name).cost = cost
 
     def _nodes(self) -> Iterator[NodeFacts]:
         for graph in self.inspected.graphs:
@@ -190,3 +184,16 @@ def _above(path: str) -> Iterator[str]:
     while path:
         path = path.rpartition(".")[0]
         yield path
+
+
+def _parts(cost: LayerCost) -> Iterator[LayerCost]:
+    """Yields a layer's cost; of what is outside of layers, the optimizer's step apart."""
+    if cost.name or "optimizer" not in cost.before:
+        yield cost
+        return
+    whole = (cost.before, cost.after)
+    rest = [{phase: each for phase, each in part.items() if phase != "optimizer"} for part in whole]
+    step = [{phase: each for phase, each in part.items() if phase == "optimizer"} for part in whole]
+    if any(rest):
+        yield replace(cost, before=rest[0], after=rest[1])
+    yield LayerCost("", OPTIMIZER, step[0], step[1])
