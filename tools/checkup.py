@@ -47,6 +47,7 @@ def checks() -> list[Check]:
     """Looks at everything. Takes a second or two, since it tries Dynamo out."""
     looks: list[Callable[[], Check]] = [_python, _ecograph, _torch, _cpu, _threads, _bf16, _gpu, _dynamo, _compiler]
     rows = [look() for look in looks]
+    rows.append(_calibration())
     rows += [_extra(name, distributions) for name, distributions in EXTRAS.items()]
     rows += [_zoo(name) for name in ZOOS]
     return [*rows, _energy(), _rapl(), _nvml()]
@@ -72,17 +73,9 @@ def _cpu() -> Check:
     import torch
 
     capability = torch.backends.cpu.get_cpu_capability()
-    return Check("CPU", True, f"{_cpu_name()}, {os.cpu_count()} cores, {capability}")
+    from ecograph.cost.devices import stored
 
-
-def _cpu_name() -> str:
-    """Returns the processor's name; the machine type where the system does not tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:  # not Linux
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    return Check("CPU", True, f"{stored.cpu_name()}, {os.cpu_count()} cores, {capability}")
 
 
 def _threads() -> Check:
@@ -141,6 +134,26 @@ def _compiler() -> Check:
         if path := which(name):
             return Check("C++ compiler", True, path)
     return Check("C++ compiler", False, "none", "only torch.compile on the CPU needs one")
+
+
+def _calibration() -> Check:
+    """Whether estimates for the CPU are made from timings of it, with as many threads as torch has now."""
+    import torch
+
+    from ecograph.cost.devices import stored
+    from ecograph.cost.devices.shipped import in_words
+    from ecograph.tools.calibrate import disturbance
+
+    threads = torch.get_num_threads()
+    fix = "ecograph calibrate: two minutes, on a machine that has nothing else to do"
+    try:
+        device = stored.load(stored.cpu(threads))
+    except ValueError as error:
+        return Check("calibration", False, str(error), fix)
+    if device is None:
+        return Check("calibration", False, f"none with {in_words(threads)}; estimates are rough", fix)
+    found = f"{len(device.timings)} timings with {in_words(threads)}, spread {device.spread:.0%}"
+    return Check("calibration", True, found, fix if disturbance(device) else "")
 
 
 def _version(distribution: str) -> str | None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ecograph.tools import data, running
+from ecograph.tools.calibrate import calibrate
 from ecograph.tools.demo import demo
 from ecograph.tools.doctor import doctor
 from ecograph.tools.inspect import inspect
@@ -27,6 +28,7 @@ app.command()(demo)
 app.command()(inspect)
 app.command(epilog=data.epilog("[data] spec"))(train)
 app.command(cls=LoopCommand)(loop)
+app.command()(calibrate)
 app.command()(doctor)
 
 

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from ecograph.cost.calibration import overhead, workloads
-from ecograph.cost.calibration.timing import time_in_turn
+from ecograph.cost.calibration.settle import REST, settle
+from ecograph.cost.calibration.timing import LEAST_ROUNDS, time_in_turn
 from ecograph.cost.calibration.workloads import Workload
 from ecograph.cost.devices import stored
 from ecograph.cost.devices.device import Device, Figure, Timing
-from ecograph.cost.devices.shipped import generic_cpu
+from ecograph.cost.devices.shipped import generic_cpu, in_words
 
 HERE = "calibrated here"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-FORMATS = (torch.contiguous_format, torch.channels_last)
-#: Seconds of work before the first timing, so that the clock has settled to what it holds under load.
-WARM_UP = 2.0
+#: Seconds for timing all parts, with every type of numbers; making operands and a first run of each are in it.
+SECONDS = 70.0
+#: How often operations are repeated where it is to be quick.
+QUICK_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -37,75 +39,116 @@ class Progress:
     total: int
 
 
-def calibrate(
-    dtypes: Sequence[str] = tuple(DTYPES), *, tell: Callable[[Progress], None] = lambda progress: None
-) -> Device:
-    """Measures the CPU with torch's present number of threads.
+@dataclass(frozen=True)
+class Part:
+    """Operations that are timed after a rest.
 
-    It should have nothing else to do meanwhile. Operations take turns, so that each finds the caches as another left
-    them; rounds of them are repeated until they agree.
+    Attributes:
+        title: what they are.
+        works: the operations.
+        share: of the time for a type of numbers.
+    """
+
+    title: str
+    works: Sequence[Workload]
+    share: float
+
+
+def calibrate(
+    dtypes: Sequence[str] = tuple(DTYPES),
+    *,
+    quick: bool = False,
+    tell: Callable[[Progress], None] = lambda progress: None,
+) -> Device:
+    """Measures the CPU with torch's present number of threads, in less than two minutes.
+
+    It should have nothing else to do meanwhile. Before each part it rests, and works until its clock has settled.
+    Operations take turns, so that each finds the caches as another left them; rounds of them are repeated until they
+    agree, or the time for them is over: the device's ``spread`` says how far they lay apart.
 
     Args:
-        dtypes: types of numbers to time products and all else with.
+        dtypes: types of numbers to time products and all else with: ``"float32"``, ``"bfloat16"``.
+        quick: repeat as little as possible. Takes half as long, and says less about how sure the figures are.
         tell: is told how far it is.
 
     Raises:
-        ValueError: for a type that is not timed.
+        ValueError: for a type that is not timed, and for none.
     """
-    unknown = [each for each in dtypes if each not in DTYPES]
-    if unknown:
-        raise ValueError(f"dtype {unknown[0]!r} is not timed: give {' and '.join(DTYPES)}")
+    for each in dtypes:
+        if each not in DTYPES:
+            raise ValueError(f"dtype {each!r} is not timed: give {' or '.join(DTYPES)}")
+    if not dtypes:
+        raise ValueError(f"dtypes is empty: give {' or '.join(DTYPES)}")
     threads = torch.get_num_threads()
-    parts = [(f"{name}, {title}", works) for name in dtypes for title, works in _parts(DTYPES[name])]
-    total = sum(len(works) for _, works in parts)
+    parts = [(name, part) for name in dict.fromkeys(dtypes) for part in parts_of(DTYPES[name])]
+    total = sum(len(part.works) for _, part in parts)
     timings: list[Timing] = []
-    tell(Progress("warming up", 0, total))
-    _warm_up()
+    spreads: list[float] = []
+    paces: list[float] = []
+    tell(Progress("overheads", 0, total))
+    settle(0.0)
     extra = overhead.time_overheads()
     new_memory = overhead.time_new_memory()
-    for title, works in parts:
+    for dtype, part in parts:
+        title = f"{part.title}, {dtype}"
         tell(Progress(title, len(timings), total))
-        for timing in time_in_turn(works):
-            timings.append(timing)
+        paces.append(settle(0.0 if quick else REST))
+        seconds = 0.0 if quick else SECONDS / len(DTYPES) * part.share
+        for timed in time_in_turn(part.works, seconds, least=QUICK_ROUNDS if quick else LEAST_ROUNDS):
+            timings += timed.timings
+            spreads.append(timed.spread)
             tell(Progress(title, len(timings), total))
     rough = generic_cpu(threads)
     return replace(
         rough,
-        name=stored.name_of("cpu", threads),
-        title=f"{stored.cpu_name()}, {threads} threads",
-        flops={name: Figure(_highest_rate(timings, name), f"{HERE}: the fastest product") for name in dtypes},
-        bandwidth=Figure(_highest_bandwidth(timings), f"{HERE}: the fastest copy of 16 MiB and more"),
-        reached=Figure(1.0, "timings say it"),
+        name=stored.cpu(threads),
+        title=f"{stored.cpu_name()}, {in_words(threads)}",
+        flops=_rates(timings, rough.flops),
+        bandwidth=Figure(_highest_bandwidth(timings), f"{HERE}: the fastest copy or addition of 16 MiB and more"),
         call=Figure(min(timing.seconds for timing in timings), f"{HERE}: the shortest operation"),
-        overhead={phase: Figure(seconds, HERE) for phase, seconds in extra.items()},
+        overhead={phase: Figure(value, HERE) for phase, value in extra.items()},
         new_memory=Figure(new_memory, HERE),
         timings=tuple(timings),
+        # Within parts, as rounds show it, or between them, as the pace of one product does.
+        spread=max(statistics.median(spreads), apart(paces)),
     )
 
 
-def _parts(dtype: torch.dtype) -> list[tuple[str, list[Workload]]]:
-    products = [*workloads.matmuls(dtype), *workloads.batched_matmuls(dtype)]
-    images = [
-        (
-            "convolutions" if format == torch.contiguous_format else "convolutions, channels_last",
-            [work for conv in workloads.convs() for work in workloads.conv_workloads(conv, dtype, format)],
-        )
-        for format in FORMATS
+def parts_of(dtype: torch.dtype) -> list[Part]:
+    """Returns all that is timed with a type of numbers."""
+    contiguous, last = torch.contiguous_format, torch.channels_last
+    return [
+        Part("matrix products", [*workloads.matmuls(dtype), *workloads.batched_matmuls(dtype)], 0.15),
+        Part("all that is no product", list(workloads.others(dtype)), 0.15),
+        Part("convolutions", list(workloads.all_convs(dtype, contiguous)), 0.4),
+        Part("convolutions, channels_last", list(workloads.all_convs(dtype, last)), 0.3),
     ]
-    return [("matrix products", products), ("all else", list(workloads.others(dtype))), *images]
 
 
-def _warm_up() -> None:
-    operand = torch.randn(512, 512)
-    end = time.perf_counter() + WARM_UP
-    while time.perf_counter() < end:
-        operand @ operand
+def apart(paces: Sequence[float]) -> float:
+    """Returns how far durations of the same work lie apart, as a share of their median: the middle half of them."""
+    if len(paces) < 2:
+        return 0.0
+    low, middle, high = statistics.quantiles(paces, n=4, method="inclusive")
+    return (high - low) / middle
 
 
-def _highest_rate(timings: Sequence[Timing], dtype: str) -> float:
-    return max(timing.flops / timing.seconds for timing in timings if timing.dtype == dtype)
+def _rates(timings: Sequence[Timing], rough: Mapping[str, Figure]) -> dict[str, Figure]:
+    """Returns the highest rate for each type of numbers; of those that were not timed, from one that was."""
+    found: dict[str, float] = {}
+    for timing in timings:
+        if timing.flops:
+            found[timing.dtype] = max(found.get(timing.dtype, 0.0), timing.flops / timing.seconds)
+    known = "float32" if "float32" in found else next(iter(found))
+    figures = {name: Figure(rate, f"{HERE}: the fastest product") for name, rate in found.items()}
+    for name, figure in rough.items():
+        ratio = figure.value / rough[known].value
+        times = "" if ratio == 1 else f"{ratio:g} times "
+        figures.setdefault(name, Figure(found[known] * ratio, f"assumed: {times}as fast as {known}"))
+    return figures
 
 
 def _highest_bandwidth(timings: Sequence[Timing]) -> float:
-    copies = [timing for timing in timings if timing.kind in ("copy", "pointwise") and timing.bytes >= 2**24]
-    return max(timing.bytes / timing.seconds for timing in copies)
+    moving = [timing for timing in timings if timing.kind in ("copy", "pointwise")]
+    large = [timing for timing in moving if timing.bytes >= 2**24] or moving
+    return max(timing.bytes / timing.seconds for timing in large)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,13 +17,30 @@ from ecograph.cost.steps.kinds import VIEW
 from ecograph.cost.steps.op import Op, Phase
 from ecograph.cost.steps.recorder import Recorder
 
-#: Bytes of operands that are in memory at a time.
-_TOGETHER = 2**29
+#: Bytes of operands and results that are in memory at a time.
+TOGETHER = 2**29
 #: How many workloads take turns, at most.
-_GROUP = 48
-_LEAST_ROUNDS, _MOST_ROUNDS = 5, 15
+GROUP = 48
+LEAST_ROUNDS, MOST_ROUNDS = 5, 15
 #: Rounds go on until their durations agree to this share.
-_SPREAD = 0.04
+SPREAD = 0.04
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Workloads that took turns.
+
+    Attributes:
+        timings: of each.
+        spread: how far the rounds lay apart: the middle half of them, as a share of their median.
+    """
+
+    timings: tuple[Timing, ...]
+    spread: float
+
+
+#: A workload with its operands, and what it is.
+_Prepared = tuple[Workload, tuple[Any, ...], Op]
 
 
 class _Nobody:
@@ -52,51 +71,58 @@ def describe(work: Workload, operands: tuple[Any, ...]) -> Op:
 
 
 @torch.no_grad()
-def time_in_turn(works: Sequence[Workload], done: Callable[[int], None] = lambda count: None) -> Iterator[Timing]:
-    """Yields how long each workload takes.
+def time_in_turn(works: Sequence[Workload], seconds: float = math.inf, *, least: int = LEAST_ROUNDS) -> Iterator[Timed]:
+    """Yields how long workloads take, in groups.
 
-    Some of them take turns: what a call finds in the caches is then what a step's calls find there.
+    Those of a group take turns: what a call finds in the caches is then what a step's calls find there.
 
     Args:
         works: what to time.
-        done: is told how many workloads more have been timed.
+        seconds: to spend on all of them, if the least number of rounds does not take longer.
+        least: rounds for each; 2 or more.
     """
-    group: list[tuple[Workload, tuple[Any, ...], Op]] = []
+    group: list[_Prepared] = []
     size = 0
-    for at, work in enumerate(works):
+    start = time.perf_counter()
+    for at, work in enumerate(works, start=1):
         operands = work.make()
         op = describe(work, operands)
         group.append((work, operands, op))
         size += op.bytes
-        if size > _TOGETHER or len(group) == _GROUP or at == len(works) - 1:
-            yield from _time_group(group)
-            done(len(group))
+        if size > TOGETHER or len(group) == GROUP or at == len(works):
+            yield _time_group(group, start + seconds * at / len(works), least)
             group, size = [], 0
 
 
-def _time_group(group: list[tuple[Workload, tuple[Any, ...], Op]]) -> Iterator[Timing]:
+def _time_group(group: list[_Prepared], until: float, least: int) -> Timed:
     times: list[list[float]] = [[] for _ in group]
     rounds: list[float] = []
     _round(group, [[] for _ in group])
-    while len(rounds) < _LEAST_ROUNDS or (len(rounds) < _MOST_ROUNDS and _spread(rounds) > _SPREAD):
+    while len(rounds) < least or (
+        len(rounds) < MOST_ROUNDS and _spread(rounds) > SPREAD and time.perf_counter() < until
+    ):
         rounds.append(_round(group, times))
-    for (work, _, op), found in zip(group, times, strict=True):
-        yield Timing(
-            name=op.name,
-            kind=op.kind,
-            phase=work.phase,
-            grad=work.grad,
-            dtype=op.dtype,
-            channels_last=op.channels_last,
-            sizes=op.sizes,
-            flops=op.flops,
-            bytes=op.bytes,
-            fresh=op.fresh,
-            seconds=statistics.median(found),
-        )
+    taken = zip(group, map(statistics.median, times), strict=True)
+    return Timed(tuple(_timing(work, op, seconds) for (work, _, op), seconds in taken), _spread(rounds))
 
 
-def _round(group: list[tuple[Workload, tuple[Any, ...], Op]], times: list[list[float]]) -> float:
+def _timing(work: Workload, op: Op, seconds: float) -> Timing:
+    return Timing(
+        name=op.name,
+        kind=op.kind,
+        phase=work.phase,
+        grad=work.grad,
+        dtype=op.dtype,
+        channels_last=op.channels_last,
+        sizes=op.sizes,
+        flops=op.flops,
+        bytes=op.bytes,
+        strided=op.strided,
+        seconds=seconds,
+    )
+
+
+def _round(group: list[_Prepared], times: list[list[float]]) -> float:
     """Runs every workload once; results of the forward are kept until all have run."""
     kept = []
     total = 0.0

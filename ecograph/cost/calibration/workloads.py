@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -60,7 +60,7 @@ def noise(*shape: int, dtype: torch.dtype) -> Tensor:
 #: Widths of layers, and how many rows a batch has for them.
 _WIDTHS = (64, 256, 1024, 4096)
 _ROWS = (8, 128, 2048)
-#: Largest product that is timed, in FLOPs.
+#: Largest matrix product that is timed, in FLOPs.
 _MOST = 2.2e9
 
 
@@ -111,7 +111,9 @@ def batched_matmuls(dtype: torch.dtype) -> Iterator[Workload]:
         label = f"bmm {batch}x{length}x{width}"
         yield Workload(label, lambda q, k, s: aten.bmm(q, k.transpose(1, 2)), make, "forward")
         yield Workload(label, lambda q, k, s: aten.bmm(s, k), make, "forward")
-        yield Workload(label, lambda q, k, s: aten.bmm(s.transpose(1, 2), q), make, "backward", "grad_weight")
+        # No operand is a weight, so a step has both gradients as grad_input.
+        yield Workload(label, lambda q, k, s: aten.bmm(s.transpose(1, 2), q), make, "backward", "grad_input")
+        yield Workload(label, lambda q, k, s: aten.bmm(q, k.transpose(1, 2)), make, "backward", "grad_input")
 
         def make4(shape: tuple[int, int, int] = (batch, length, width)) -> tuple[Tensor, ...]:
             batch, length, width = shape
@@ -159,23 +161,30 @@ class Conv:
         return f"conv {self.kernel}x{self.kernel} {shape} to {self.outputs}{groups}"
 
 
-#: width of a convolution -> the resolutions at which it is timed.
+#: width of a convolution -> the resolutions at which it is timed. Width goes up as resolution goes down.
 _PYRAMID = {16: (112,), 32: (32,), 64: (56, 16), 128: (28,), 256: (14, 8), 512: (7, 4)}
+#: Images in a batch, at most. Where a convolution of so many takes too long, it is timed with fewer.
+_IMAGES = (1, 16)
+#: Largest convolution that is timed, in FLOPs: rates of larger ones are no different.
+_MOST_CONV = 7e8
 
 
-def convs() -> list[Conv]:
-    """Returns convolutions over the widths and resolutions at which networks have them."""
+def convs(format: torch.memory_format = torch.contiguous_format) -> list[Conv]:
+    """Returns convolutions over the widths and resolutions at which networks have them.
+
+    In channels_last there are fewer: rates differ less there between sizes, since nothing is copied into blocks.
+    """
+    few = format == torch.channels_last
     found: list[Conv] = []
-    for images in (1, 16):
-        for kernel in (1, 3):
-            # Width goes up as resolution goes down.
-            for width, sizes in _PYRAMID.items():
-                for size in sizes:
-                    found.append(Conv(images, width, width, kernel, size))
-                    if kernel == 1:
-                        found += [Conv(images, width, 4 * width, 1, size), Conv(images, 4 * width, width, 1, size)]
-                    elif size % 2 == 0:
-                        found.append(Conv(images, width, 2 * width, 3, size, stride=2))
+    for images in _IMAGES:
+        for width, sizes in _PYRAMID.items():
+            for size in sizes[:1] if few else sizes:
+                found += [Conv(images, width, width, kernel, size) for kernel in (1, 3)]
+                if size % 2 == 0 and not (few and width < 64):
+                    found.append(Conv(images, width, 2 * width, 3, size, stride=2))
+            found.append(Conv(images, width, 4 * width, 1, sizes[0]))
+            if not few:
+                found.append(Conv(images, 4 * width, width, 1, sizes[0]))
         found += [Conv(images, 3, 64, 7, 224, 2), Conv(images, 3, 32, 3, 224, 2), Conv(images, 3, 64, 3, 32)]
         found += [Conv(images, 3, 96, 4, 224, 4), Conv(images, 3, 192, 16, 224, 16)]
         for width, size in ((32, 112), (144, 28), (384, 14), (768, 7)):
@@ -183,7 +192,20 @@ def convs() -> list[Conv]:
             if size % 2 == 0 and width > 32:
                 found += [Conv(images, width, width, kernel, size, 2, groups=width) for kernel in (3, 5)]
                 found.append(Conv(images, width, width, 3, size, groups=width // 16))
-    return [conv for conv in found if conv.flops <= _MOST]
+    return list(dict.fromkeys(map(_bounded, found)))
+
+
+def _bounded(conv: Conv) -> Conv:
+    """Returns a convolution of fewer images where one of all takes too long."""
+    while conv.flops > _MOST_CONV and conv.images > 1:
+        conv = replace(conv, images=conv.images // 2)
+    return conv
+
+
+def all_convs(dtype: torch.dtype, format: torch.memory_format) -> Iterator[Workload]:
+    """Yields the products of all convolutions in a memory format."""
+    for conv in convs(format):
+        yield from conv_workloads(conv, dtype, format)
 
 
 def conv_workloads(conv: Conv, dtype: torch.dtype, format: torch.memory_format) -> Iterator[Workload]:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+#: A larger spread of timings says that the machine had something else to do meanwhile, or changed its clock.
+DISTURBED = 0.1
+
 
 class Figure(NamedTuple):
     """A number and how it is known.
@@ -33,7 +36,7 @@ class Timing:
         sizes: of a product; none for all else.
         flops: of a product.
         bytes: that it reads and writes.
-        fresh: whether it writes into memory that it allocates.
+        strided: whether a copy puts elements in another order in memory.
         seconds: of the operation alone, the call included.
     """
 
@@ -46,7 +49,7 @@ class Timing:
     sizes: tuple[int, ...]
     flops: int
     bytes: int
-    fresh: bool
+    strided: bool
     seconds: float
 
 
@@ -58,9 +61,10 @@ class Device:
         name: by which it is asked for.
         title: for people.
         type: torch's: ``"cpu"``, ``"cuda"``.
-        flops: type of number -> the most floating-point operations per second in products.
+        flops: type of number -> the most floating-point operations per second in products. ``"float32"`` is always
+            there; ``"tf32"`` is what a GPU may compute float32 in.
         bandwidth: the most bytes per second to and from memory.
-        reached: share of the most that a product of good size reaches; 1 where timings say it.
+        reached: share of the most that a product of good size reaches, where no timing says it.
         call: seconds that an operation takes at least, however small it is.
         overhead: phase of a step -> seconds that each operation takes beside its own time, views too: in the forward
             what the module's call and recording for autograd take, in the backward what autograd takes.
@@ -71,6 +75,7 @@ class Device:
         joules_per_byte: energy of moving a byte, beside the static power.
         timings: taken on it; none for a device that is known from its datasheet.
         threads: of torch when they were taken; 0 where that has no meaning.
+        spread: how far rounds of timings lay apart: the middle half of them, as a share of their median.
     """
 
     name: str
@@ -88,6 +93,7 @@ class Device:
     joules_per_byte: Figure
     timings: tuple[Timing, ...] = field(default=(), repr=False)
     threads: int = 0
+    spread: float = 0.0
 
     @property
     def calibrated(self) -> bool:

@@ -6,17 +6,17 @@ memory, so the longer of the two, and in any case the call.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
+
+import torch
 
 from ecograph.cost.devices.device import Device, Figure
 from ecograph.cost.devices.rates import Rates
 from ecograph.cost.steps.kinds import VIEW
 from ecograph.cost.steps.op import Op
-
-#: Types of numbers that a device may have no figure of its own for, and which stands in.
-_INSTEAD = {"float64": "float32", "float16": "bfloat16", "bfloat16": "float16"}
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Roofline:
 
     def seconds(self, op: Op) -> float:
         """Returns how long an operation takes, all its runs together."""
-        overhead = self.device.overhead.get("backward" if op.phase == "backward" else op.phase)
+        overhead = self.device.overhead.get(op.phase)
         beside = overhead.value if overhead is not None else 0.0
         if op.kind == VIEW:
             return op.count * beside
@@ -40,15 +40,18 @@ class Roofline:
 
     def joules(self, op: Op) -> float:
         """Returns the energy of an operation, in joules: static power for as long as it takes, and its work."""
-        device = self.device
-        per_flop = _figure(device.joules_per_flop, op.dtype)
-        work = op.flops * per_flop + op.bytes * device.joules_per_byte.value
-        return self.seconds(op) * device.watts_static.value + op.count * work
+        return self.cost(op)[1]
+
+    def cost(self, op: Op) -> tuple[float, float]:
+        """Returns seconds and joules of an operation, all its runs together."""
+        device, seconds = self.device, self.seconds(op)
+        work = op.flops * self._of_type(device.joules_per_flop, op) + op.bytes * device.joules_per_byte.value
+        return seconds, seconds * device.watts_static.value + op.count * work
 
     def total(self, ops: Iterable[Op]) -> tuple[float, float]:
         """Returns seconds and joules of several operations."""
-        found = list(ops)
-        return sum(map(self.seconds, found)), sum(map(self.joules, found))
+        found = [self.cost(op) for op in ops]
+        return sum(seconds for seconds, _ in found), sum(joules for _, joules in found)
 
     def _new_memory(self, op: Op) -> float:
         """Returns what it takes to get the memory of a large result from the system, page by page."""
@@ -61,15 +64,19 @@ class Roofline:
 
     def _bound(self, op: Op) -> float:
         device = self.device
-        arithmetic = op.flops / (device.reached.value * _figure(device.flops, op.dtype))
+        arithmetic = op.flops / (device.reached.value * self._of_type(device.flops, op))
         memory = op.bytes / device.bandwidth.value
         return max(arithmetic, memory, device.call.value)
 
+    def _of_type(self, figures: Mapping[str, Figure], op: Op) -> float:
+        """Returns the figure for the type that an operation computes with; for one that has none, that of float32."""
+        dtype = "tf32" if op.dtype == "float32" and self._uses_tf32(op) else op.dtype
+        return figures.get(dtype, figures["float32"]).value
 
-def _figure(figures: object, dtype: str) -> float:
-    assert isinstance(figures, dict)
-    known: dict[str, Figure] = figures
-    for name in (dtype, _INSTEAD.get(dtype, "float32"), "float32"):
-        if name in known:
-            return known[name].value
-    raise AssertionError("every device has a figure for float32")
+    def _uses_tf32(self, op: Op) -> bool:
+        """Whether torch, as it is set, may compute in TF32: by default in convolutions, and not in matrix products."""
+        if self.device.type != "cuda" or "tf32" not in self.device.flops:
+            return False
+        backends: Any = torch.backends
+        backend = backends.cudnn.conv if op.kind == "conv" else backends.cuda.matmul
+        return str(backend.fp32_precision) == "tf32"

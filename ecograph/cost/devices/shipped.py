@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from functools import cache
@@ -21,7 +22,7 @@ GENERIC = "generic-cpu"
 ARITHMETIC, MEMORY = 0.6, 0.4
 #: glibc gives larger allocations back to the system as soon as they are freed.
 LARGEST_REUSED = Figure(2.0**25, "glibc: largest value of M_MMAP_THRESHOLD, which it adapts to what is allocated")
-ALL_REUSED = Figure(float("inf"), "the caching allocator keeps what was freed")
+ALL_REUSED = Figure(math.inf, "the caching allocator keeps what was freed")
 
 
 @cache
@@ -64,9 +65,14 @@ def gpu(name: str) -> Device:
 
 
 def gpu_like(title: str) -> Device | None:
-    """Returns the GPU that a driver calls ``title``, or None."""
+    """Returns the GPU that a driver calls ``title``, such as ``"Tesla V100-SXM2-16GB"``; None for one not in the file.
+
+    Boards of one name differ, in memory and in watts: the title of the device says which one its figures are of.
+    """
+    words = f" {title.replace('-', ' ')} "
     for name, table in tables()["devices"].items():
-        if f" {table['matches']} " in f" {title.replace('-', ' ')} ":
+        unlike = table.get("unlike")
+        if f" {table['matches']} " in words and (unlike is None or f" {unlike} " not in words):
             return gpu(name)
     return None
 
@@ -74,7 +80,7 @@ def gpu_like(title: str) -> Device | None:
 def generic_cpu(threads: int) -> Device:
     """Returns a CPU that nobody has measured, of as many cores as there are threads."""
     table = tables()[GENERIC]
-    times = f" x {threads} threads" if threads > 1 else ""
+    times = f" x {in_words(threads)}" if threads > 1 else ""
 
     def all_cores(entry: Mapping[str, Any]) -> Figure:
         return Figure(threads * float(entry["value"]), entry["source"] + times)
@@ -82,7 +88,7 @@ def generic_cpu(threads: int) -> Device:
     overhead = _figure(table["overhead"])
     return Device(
         name=GENERIC,
-        title=f"{table['title']}, {threads} threads",
+        title=f"{table['title']}, {in_words(threads)}",
         type="cpu",
         flops={kind: all_cores(each) for kind, each in table["flops"].items()},
         bandwidth=all_cores(table["bandwidth"]),
@@ -96,6 +102,11 @@ def generic_cpu(threads: int) -> Device:
         joules_per_byte=Figure(0.0, "in the power of a busy core"),
         threads=threads,
     )
+
+
+def in_words(threads: int) -> str:
+    """Returns ``"1 thread"`` or ``"2 threads"``."""
+    return f"{threads} thread{'s' if threads != 1 else ''}"
 
 
 def _figure(entry: Mapping[str, Any]) -> Figure:

@@ -10,12 +10,14 @@ from torch import nn
 
 from ecograph.capture.inputs import device_of
 from ecograph.cost.devices import Device, Roofline, find_device
+from ecograph.cost.devices.device import DISTURBED
 from ecograph.cost.devices.find import AUTO
+from ecograph.cost.devices.shipped import in_words
 from ecograph.cost.estimate.result import Amount, Estimate, LayerCost, Memory, PassCost
 from ecograph.cost.steps import Step, record_step
 from ecograph.cost.steps.kinds import VIEW
 from ecograph.cost.steps.record import LossOf
-from ecograph.record import records
+from ecograph.record import ATTRIBUTE, records
 from ecograph.schedule import Mix
 
 #: A gradual schedule is taken at so many of its rates.
@@ -53,7 +55,8 @@ def estimate(
         place = device_of(model)
         device = find_device(device, type="cuda" if place is not None and place.type == "cuda" else "cpu")
     roofline = Roofline(device)
-    mixes = _mixes(model)
+    full = _mixes(model)
+    mixes, peaks = {name: few(mix) for name, mix in full.items()}, {name: max(mix) for name, mix in full.items()}
 
     def record(rates: Mapping[str, float]) -> Step:
         return record_step(model, example_inputs, loss=loss, optimizer=optimizer, amp=amp, rates=rates)
@@ -62,22 +65,24 @@ def estimate(
     before = _costs(plain, roofline)
     found: dict[tuple[float, ...], tuple[_Costs, Step]] = {(0.0,) * len(mixes): (before, plain)}
 
-    def at(rates: Sequence[float]) -> tuple[_Costs, Step]:
-        key = tuple(rates)
+    def at(key: tuple[float, ...]) -> tuple[_Costs, Step]:
         if key not in found:
             step = record(dict(zip(mixes, key, strict=True)))
             found[key] = _costs(step, roofline), step
         return found[key]
 
     after, passes, previous = before, [], _sum(before)
-    for count, name in enumerate(mixes, start=1):
-        after = _average(list(mixes.values())[:count], len(mixes), lambda rates: at(rates)[0])
-        now = _sum(after)
-        alone = [0.0] * len(mixes)
-        alone[count - 1] = max(mixes[name])
+    combined: list[tuple[tuple[float, ...], float]] = [(next(iter(found)), 1.0)]
+    for index, (name, mix) in enumerate(mixes.items()):
+        # Passes act independently of each other, as far as is known here.
+        combined = [
+            (_with(rates, index, rate), share * part) for rates, share in combined for rate, part in mix.items()
+        ]
+        after = _average([(at(rates)[0], share) for rates, share in combined])
+        now, alone = _sum(after), _with((0.0,) * len(mixes), index, peaks[name])
         passes.append(PassCost(name, previous + now * -1, _sum(before) + _sum(at(alone)[0]) * -1))
         previous = now
-    types = plain.types
+    types = {**plain.types, **_plain_types(model)}
     names = list(dict.fromkeys([*before, *after]))
     return Estimate(
         model=type(model).__name__,
@@ -85,18 +90,29 @@ def estimate(
         layers=[LayerCost(name, types.get(name, ""), before.get(name, {}), after.get(name, {})) for name in names],
         passes=passes,
         memory_before=_memory([plain]),
-        memory_after=_memory([step for _, step in found.values()][1:] or [plain]),
+        memory_after=_memory([at(rates)[1] for rates, _ in combined]),
         uncounted=plain.uncounted,
         notes=_notes(plain, device),
     )
 
 
 def _mixes(model: nn.Module) -> dict[str, Mix]:
-    """Returns for each pass on the model the share of steps at each of its rates; of many rates, a few."""
+    """Returns for each pass on the model the share of steps at each of its rates."""
     found: dict[str, Mix] = {}
     for record in records(model):
         for options, mix in zip(record.passes, record.mixes, strict=True):
-            found[options["name"]] = few(mix)
+            found[options["name"]] = mix
+    return found
+
+
+def _plain_types(model: nn.Module) -> dict[str, str]:
+    """Returns the class names of the layers that passes gave another class, by their paths in the model."""
+    found: dict[str, str] = {}
+    for path, part in model.named_modules():
+        for change in part.__dict__[ATTRIBUTE].lowered if ATTRIBUTE in part.__dict__ else ():
+            if change.original is not None:
+                name = f"{path}.{change.path}" if path and change.path else path or change.path
+                found.setdefault(name, change.original.__name__)
     return found
 
 
@@ -115,14 +131,14 @@ def few(mix: Mix) -> Mix:
     return merged
 
 
-def _average(mixes: Sequence[Mix], passes: int, at: Any) -> _Costs:
-    """Returns costs on average over the mixes of the first passes, taken to be independent; the others do not act."""
-    combined: list[tuple[tuple[float, ...], float]] = [((), 1.0)]
-    for mix in mixes:
-        combined = [((*rates, rate), share * part) for rates, share in combined for rate, part in mix.items()]
+def _with(rates: tuple[float, ...], index: int, rate: float) -> tuple[float, ...]:
+    return (*rates[:index], rate, *rates[index + 1 :])
+
+
+def _average(parts: Sequence[tuple[_Costs, float]]) -> _Costs:
+    """Returns costs on average, each with its share."""
     total: _Costs = {}
-    for rates, share in combined:
-        costs = at((*rates, *[0.0] * (passes - len(rates))))
+    for costs, share in parts:
         for layer, phases in costs.items():
             into = total.setdefault(layer, {})
             for phase, amount in phases.items():
@@ -133,9 +149,10 @@ def _average(mixes: Sequence[Mix], passes: int, at: Any) -> _Costs:
 def _costs(step: Step, roofline: Roofline) -> _Costs:
     found: _Costs = {}
     for op in step.ops:
+        seconds, joules = roofline.cost(op)
         amount = Amount(
-            seconds=roofline.seconds(op),
-            joules=roofline.joules(op),
+            seconds=seconds,
+            joules=joules,
             flops=op.flops * op.count,
             bytes=op.bytes * op.count,
             calls=0 if op.kind == VIEW else op.count,
@@ -157,7 +174,17 @@ def _memory(steps: Sequence[Step]) -> Memory:
 def _notes(step: Step, device: Device) -> list[str]:
     notes = [step.note] if step.note else []
     if not device.calibrated and device.type == "cpu":
-        notes.append("this CPU was never measured, so times may be wrong by a factor of two: run ecograph calibrate")
+        notes.append(
+            f"this CPU was not measured with {in_words(device.threads)}, so times may be wrong by a factor of two: run "
+            "ecograph calibrate"
+        )
+    if device.calibrated:
+        timed = {timing.dtype for timing in device.timings if timing.sizes}
+        missing = sorted({op.dtype for op in step.ops if op.flops} - timed)
+        if missing:
+            notes.append(f"products in {', '.join(missing)} were not measured, so their times are rough")
+        if device.spread > DISTURBED:
+            notes.append(f"the calibration was disturbed (spread {device.spread:.0%}): run ecograph calibrate again")
     if step.uncounted:
         notes.append(
             "of these operations nothing is known but their bytes: "

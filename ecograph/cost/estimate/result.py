@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from ecograph.cost.devices.device import Device, Figure
@@ -54,7 +55,7 @@ class LayerCost:
 
     Attributes:
         name: path of the module; "" for what the model, the loss and the optimizer do outside of any layer.
-        type: class of the module.
+        type: class of the module, as it is without the passes.
         before: phase -> cost of the plain step.
         after: the same, on average over the schedule of the passes.
     """
@@ -191,13 +192,25 @@ class Estimate:
 
 def device_dict(device: Device) -> dict[str, Any]:
     """Returns the figures of a device, each with its source, as JSON types."""
-    found: dict[str, Any] = {"name": device.name, "title": device.title, "timings": len(device.timings)}
+    found: dict[str, Any] = {
+        "name": device.name,
+        "title": device.title,
+        "type": device.type,
+        "threads": device.threads,
+        "timings": len(device.timings),
+        "spread": device.spread,
+    }
     for name, value in vars(device).items():
         if isinstance(value, Figure):
-            found[name] = value._asdict()
+            found[name] = _figure_dict(value)
         elif isinstance(value, Mapping):
-            found[name] = {key: figure._asdict() for key, figure in value.items()}
+            found[name] = {key: _figure_dict(figure) for key, figure in value.items()}
     return found
+
+
+def _figure_dict(figure: Figure) -> dict[str, Any]:
+    """Returns a figure as JSON types: without a limit, which JSON has no number for, its value is None."""
+    return {"value": figure.value if isfinite(figure.value) else None, "source": figure.source}
 
 
 def _by_phase(parts: Sequence[Amounts]) -> Amounts:

@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ecograph.report_table import human
+from ecograph.report_table import human, human_change
 
 if TYPE_CHECKING:
     from ecograph.cost.estimate.result import Amount, Amounts, Estimate, LayerCost
@@ -19,6 +19,8 @@ MOST_LAYERS = 30
 #: Characters of a bar.
 BAR = 16
 WIDE = 110
+#: Columns below which calls are not shown.
+NARROW = 90
 
 
 def render(estimate: Estimate, width: int) -> Iterator[Table | Text]:
@@ -28,32 +30,34 @@ def render(estimate: Estimate, width: int) -> Iterator[Table | Text]:
         estimate: what to print.
         width: columns there are.
     """
-    yield _phases(estimate)
+    yield _phases(estimate, narrow=width < NARROW)
     yield _layers(estimate, wide=width >= WIDE)
     if estimate.passes:
         yield _passes(estimate)
     yield _foot(estimate)
 
 
-def _phases(estimate: Estimate) -> Table:
+def _phases(estimate: Estimate, *, narrow: bool) -> Table:
     table = _table(f"{estimate.model}: a training step on {estimate.device.title}")
-    table.add_column("phase")
-    for name in ("time", "energy", "FLOPs", "bytes", "operations"):
+    table.add_column("phase", no_wrap=True)
+    names = ("time", "energy", "FLOPs", "bytes") if narrow else ("time", "energy", "FLOPs", "bytes", "calls")
+    for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     for phase, before in estimate.before.items():
-        table.add_row(phase, *_cells(before, estimate.after.get(phase)))
-    table.add_row("step", *_cells(estimate.total_before, estimate.total_after), style="bold")
+        table.add_row(phase, *_cells(before, estimate.after.get(phase))[: len(names)])
+    cells = _cells(estimate.total_before, estimate.total_after)
+    table.add_row("step", *cells[: len(names)], style="bold")
     return table
 
 
 def _cells(before: Amount, after: Amount | None) -> list[str]:
     after = after or before
     return [
-        change(duration(before.seconds), duration(after.seconds)),
-        change(energy(before.joules), energy(after.joules)),
-        change(human(round(before.flops)), human(round(after.flops))),
-        change(f"{human(round(before.bytes))}B", f"{human(round(after.bytes))}B"),
-        change(f"{before.calls:.0f}", f"{after.calls:.0f}"),
+        change(before.seconds, after.seconds, TIME),
+        change(before.joules, after.joules, ENERGY),
+        human_change(round(before.flops), round(after.flops)),
+        f"{human_change(round(before.bytes), round(after.bytes))}B",
+        change(round(before.calls), round(after.calls), COUNT),
     ]
 
 
@@ -90,7 +94,7 @@ def _phase_change(layer: LayerCost, phase: str) -> str:
         return sum(amount.seconds for name, amount in amounts.items() if name == phase or (name, phase) == _AGAIN)
 
     before, after = of(layer.before), of(layer.after)
-    return change(duration(before), duration(after)) if before or after else ""
+    return change(before, after, TIME) if before or after else ""
 
 
 #: A forward that runs again is part of the backward.
@@ -117,7 +121,7 @@ def _passes(estimate: Estimate) -> Table:
 
 def _foot(estimate: Estimate) -> Text:
     before, after = estimate.memory_before, estimate.memory_after
-    held = change(f"{human(round(before.activations))}B", f"{human(round(after.activations))}B")
+    held = f"{human_change(round(before.activations), round(after.activations))}B"
     lines = [
         f"memory: activations and gradients {held} at the peak, parameters {human(before.parameters)}B"
         + (f", optimizer {human(before.optimizer)}B" if before.optimizer else ""),
@@ -131,9 +135,27 @@ def _table(title: str) -> Table:
     return Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
 
 
-def change(before: str, after: str) -> str:
-    """Returns two figures with an arrow between them; one where they are the same."""
-    return before if before == after else f"{before} → {after}"
+#: Units, from the largest, with what each is of the unit of measure.
+Units = tuple[tuple[str, float], ...]
+TIME: Units = ((" s", 1.0), (" ms", 1e-3), (" µs", 1e-6))
+ENERGY: Units = ((" kJ", 1e3), (" J", 1.0), (" mJ", 1e-3), (" µJ", 1e-6))
+COUNT: Units = (("", 1.0),)
+
+
+def change(before: float, after: float, units: Units) -> str:
+    """Returns two figures in the unit of the larger, with an arrow between them; one where they show the same."""
+    unit, factor = _unit(max(abs(before), abs(after)), units)
+    first, second = (_digits(value / factor) for value in (before, after))
+    return f"{first if first == second else f'{first} → {second}'}{unit}"
+
+
+def _unit(size: float, units: Units) -> tuple[str, float]:
+    return next((each for each in units if size >= each[1] * 0.9995), units[-1])
+
+
+def _digits(value: float) -> str:
+    """Returns three digits, or all that are before the point."""
+    return f"{value:.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
 
 
 def bar(before: float, after: float, most: float) -> Text:
@@ -147,17 +169,9 @@ def bar(before: float, after: float, most: float) -> Text:
 
 def duration(seconds: float) -> str:
     """Returns a time for people: ``"1.42 ms"``."""
-    sign, size = ("-" if seconds < 0 else ""), abs(seconds)
-    for unit, factor in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if size >= factor * 0.9995 or unit == "µs":
-            return f"{sign}{size / factor:.3g} {unit}"
-    raise AssertionError(seconds)
+    return change(seconds, seconds, TIME)
 
 
 def energy(joules: float) -> str:
     """Returns an energy for people: ``"1.42 mJ"``."""
-    sign, size = ("-" if joules < 0 else ""), abs(joules)
-    for unit, factor in (("kJ", 1e3), ("J", 1.0), ("mJ", 1e-3), ("µJ", 1e-6)):
-        if size >= factor * 0.9995 or unit == "µJ":
-            return f"{sign}{size / factor:.3g} {unit}"
-    raise AssertionError(joules)
+    return change(joules, joules, ENERGY)
