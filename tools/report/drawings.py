@@ -15,8 +15,8 @@ def dot(tree: Tree) -> str:
     """Returns the graph in Graphviz's language; modules are clusters."""
     lines = [
         f"digraph {_dot_text(tree.items[0].name)} {{",
-        "  graph [compound=true, fontname=sans-serif, labeljust=l, color=gray, style=rounded]",
-        "  node [shape=box, style=filled, fontname=sans-serif, fontsize=11]",
+        '  graph [fontname="sans-serif", labeljust=l, color=gray, style=rounded]',
+        '  node [shape=box, style=filled, fontname="sans-serif", fontsize=11]',
     ]
     for item, begins in _walk(tree.items[0]):
         indent = "  " * (_depth(tree, item) + 1)
