@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -210,7 +210,7 @@ class Scheduler:
         for record in found:
             for rate in record.rates:
                 rate.scheduled = True
-        self._announce()
+        self.announce()
         self._apply()
 
     @property
@@ -230,12 +230,27 @@ class Scheduler:
         since = step - plan["warmup"] * plan["steps_per_epoch"]
         return rate.at(since % plan["period"], plan["period"])
 
-    def mix(self, rate: Rate) -> Mix:
-        """Returns the share of the planned steps at each value of ``rate``."""
+    def mix(self, rate: Rate, *, skipped: Collection[int] = ()) -> Mix:
+        """Returns the share of the planned steps at each value of ``rate``.
+
+        Args:
+            rate: of a pass.
+            skipped: epochs, counted from 0, that are not trained.
+        """
         plan: dict[str, Any] = self._plan
-        stride = plan["steps_per_epoch"] if plan["by"] == "epoch" else 1
-        steps = range(0, plan["epochs"] * plan["steps_per_epoch"], stride)
-        return _mix([self.rate_at(rate, step) for step in steps])
+        count = plan["steps_per_epoch"]
+        steps = range(0, plan["epochs"] * count, count if plan["by"] == "epoch" else 1)
+        trained = [step for step in steps if step // count not in skipped]
+        return _mix([self.rate_at(rate, step) for step in trained or steps])
+
+    def announce(self, skipped: Collection[int] = ()) -> None:
+        """Tells explain and estimates what the plan comes to on average, over the epochs that are trained.
+
+        Args:
+            skipped: epochs, counted from 0, that are not.
+        """
+        for record in self._records:
+            record.mixes = [self.mix(rate, skipped=skipped) for rate in record.rates]
 
     def step(self) -> None:
         """Moves on by one optimizer step."""
@@ -254,11 +269,6 @@ class Scheduler:
                 rate.set(self.rate_at(rate, self._steps))
                 rate.move_to(self._steps)
 
-    def _announce(self) -> None:
-        """Tells explain what the plan comes to on average."""
-        for record in self._records:
-            record.mixes = [self.mix(rate) for rate in record.rates]
-
     def state_dict(self) -> dict[str, Any]:
         """Returns the plan and how far it has come, as plain numbers and strings."""
         return {"steps": self._steps, **self._plan}
@@ -274,5 +284,5 @@ class Scheduler:
             raise ValueError(f"not the state of an ecograph.Scheduler: {sorted(missing)} missing")
         self._steps = int(state["steps"])
         self._plan = {name: state[name] for name in self._plan}
-        self._announce()
+        self.announce()
         self._apply()

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ecograph.tools.console import print_json, print_python, print_text, stdout
-from ecograph.tools.errors import UserError
+from ecograph.tools.console import note, print_json, print_python, print_text, stdout
+from ecograph.tools.errors import UserError, one_line, user_errors
 from ecograph.tools.ranks import command, is_main
 
 if TYPE_CHECKING:
+    from ecograph.cost.estimate import PlannedRun
     from ecograph.tools.jobs import Planned
 
 
@@ -28,8 +29,17 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the loop and what the passes do; train and write nothing.")
+        bool,
+        typer.Option("--dry-run", help="Print the loop, what the passes do, and an estimate; train and write nothing."),
     ] = False,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on",
+            metavar="DEVICE",
+            help="With --dry-run: estimate for this device, such as h100.",
+        ),
+    ] = None,
     example: Annotated[bool, typer.Option("--example", help="Print a commented job to start from.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
@@ -48,6 +58,13 @@ def train(
         raise UserError(
             "give the file of a job: ecograph train CONFIG.toml; --example prints one (see ecograph train --help)"
         )
+    if on is not None:
+        if not dry_run:
+            raise UserError("--on is for the estimate of --dry-run: add it, or leave --on out")
+        from ecograph.cost.devices import find_device
+
+        with user_errors("--on: "):
+            find_device(on)
     from ecograph.tools.jobs import folder, plan, read_job
     from ecograph.tools.jobs.run import run
 
@@ -64,7 +81,7 @@ def train(
             planned = plan(job, typed + ["--resume"] * resume)
             outcome = run(planned, resume=resume, again=command(*typed, "--resume"), started=started)
     if dry_run:
-        _show(planned, json=json)
+        _show(planned, on or "auto", json=json)
     elif json:
         print_json(outcome.to_dict())
     else:
@@ -78,14 +95,32 @@ def example_text() -> str:
     return (files("ecograph.tools.jobs") / "example.toml").read_text(encoding="utf-8")
 
 
-def _show(planned: Planned, *, json: bool) -> None:
-    """Prints what would be run."""
+def _show(planned: Planned, device: str, *, json: bool) -> None:
+    """Prints what would be run, and what it would take."""
     planned.announce()
     explained = planned.explained()
+    with redirect_stdout(sys.stderr):
+        estimated = _estimated(planned, device)
     if json:
         report = None if explained is None else explained.to_dict()
-        print_json({"job": planned.job.table, "source": planned.loop.source, "explain": report})
+        data = {"job": planned.job.table, "source": planned.loop.source, "explain": report}
+        found = {"step": None, "run": None}
+        if estimated is not None:
+            found = {"step": estimated.estimate.to_dict(), "run": estimated.to_dict()}
+        print_json({**data, **found})
         return
     print_python(planned.loop.source)
-    if explained is not None:
-        stdout().print(explained)
+    for each in (explained, estimated):
+        if each is not None:
+            stdout().print(each)
+
+
+def _estimated(planned: Planned, device: str) -> PlannedRun | None:
+    """Returns what the training will cost; None, with a note, where that cannot be told. It is no reason to stop."""
+    from ecograph.tools.jobs.estimated import estimate_job
+
+    try:
+        return estimate_job(planned, device)
+    except Exception as error:
+        note(f"no estimate of time and energy: {one_line(error)}")
+        return None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ecograph.passes.gradsamp.config import Options
+from ecograph.passes.gradsamp.plan import skipped_epochs
 from ecograph.passes.gradsamp.sampler import EpochSampler, warn_of_no_effect
 
 if TYPE_CHECKING:
@@ -89,6 +90,10 @@ class GradSamp(Options):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where :meth:`state_dict` was taken."""
         self._own.load_state_dict(state)
+
+    def skipped_epochs(self, epochs: int) -> list[int]:
+        """Returns the epochs that are skipped among ``epochs``, counted from 0."""
+        return skipped_epochs(self, epochs)
 
     @cached_property
     def _own(self) -> EpochSampler:

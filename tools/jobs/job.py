@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ecograph.cost.footprint import Footprint, footprint
 from ecograph.tools.data.loaders import Batching
 from ecograph.tools.training import Setup
 from ecograph.tools.training.kinds import for_model
@@ -58,6 +59,19 @@ class Named:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Energy:
+    """Table ``[energy]``: what the energy of a training comes to, in its report and before it; see ``footprint``."""
+
+    grid: float | None = None
+    price: float | None = None
+    currency: str = ""
+
+    def footprint(self, joules: float) -> Footprint:
+        """Returns what joules come to."""
+        return footprint(joules, grid=self.grid, price=self.price, currency=self.currency)
+
+
 #: Where the files of a run are in its folder.
 CHECKPOINTS = "checkpoints"
 HISTORY = "history.csv"
@@ -75,6 +89,7 @@ class Job:
         schedule: of the learning rate.
         passes: all of them, in their order.
         loop: options of ``TrainingLoop``, other than passes.
+        energy: what energy comes to.
         table: what was written, with what the command line changed.
     """
 
@@ -85,6 +100,7 @@ class Job:
     schedule: Named = Named("none")
     passes: tuple[Any, ...] = ()
     loop: Mapping[str, Any] = field(default_factory=dict)
+    energy: Energy = Energy()
     table: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property

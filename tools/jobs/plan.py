@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ecograph
+from ecograph.cost.estimate.run import skipped_epochs
 from ecograph.explain import Report
 from ecograph.loop import TrainingLoop
 from ecograph.tools import own
@@ -42,7 +43,8 @@ class Planned:
         """Plans the rates of the passes as the loop will, for a report without training."""
         steps = Course.of(self.loop).steps_per_epoch(self.ready.train_loader)
         if self.loop.program.scheduled and steps:
-            ecograph.Scheduler(self.ready.model, epochs=self.loop.epochs, steps_per_epoch=steps)
+            scheduler = ecograph.Scheduler(self.ready.model, epochs=self.loop.epochs, steps_per_epoch=steps)
+            scheduler.announce(skipped_epochs(self.loop.passes, self.loop.epochs))
 
 
 def plan(job: Job, started_by: Sequence[str] | None = None) -> Planned:

@@ -14,7 +14,7 @@ from ecograph.loop import TrainingLoop
 from ecograph.tools.errors import UserError, user_errors
 from ecograph.tools.jobs import toml
 from ecograph.tools.jobs.fits import fits, in_words, may_be_none
-from ecograph.tools.jobs.job import DataSet, Job, Model, Named, Top
+from ecograph.tools.jobs.job import DataSet, Energy, Job, Model, Named, Top
 
 T = TypeVar("T")
 
@@ -86,7 +86,8 @@ class _Reader:
         self._changed = changed
 
     def job(self, table: Mapping[str, Any]) -> Job:
-        known = {**_hints(Top), **dict.fromkeys(("model", "data", "optimizer", "schedule", "passes", "loop"))}
+        tables = ("model", "data", "optimizer", "schedule", "passes", "loop", "energy")
+        known = {**_hints(Top), **dict.fromkeys(tables)}
         for key in table:
             self._check_key(key, key, known)
         top = self._dataclass(Top, {key: each for key, each in table.items() if key in _hints(Top)}, "")
@@ -102,9 +103,16 @@ class _Reader:
             data=self._dataclass(DataSet, self._table(table, "data"), "data"),
             passes=self._passes(self._table(table, "passes")),
             loop=loop,
+            energy=self._energy(self._table(table, "energy")),
             table=copy.deepcopy(dict(table)),
             **named,
         )
+
+    def _energy(self, table: Mapping[str, Any]) -> Energy:
+        energy = self._dataclass(Energy, table, "energy")
+        with user_errors(f"{self._from('energy')}energy."):
+            energy.footprint(0.0)
+        return energy
 
     def _table(self, table: Mapping[str, Any], name: str) -> Mapping[str, Any]:
         found = table.get(name, {})
@@ -189,6 +197,7 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 def _all_keys() -> list[str]:
     tables = {"model": _hints(Model), "data": _hints(DataSet), "loop": LOOP, "optimizer": {"name": str, "lr": float}}
+    tables["energy"] = _hints(Energy)
     return [f"{table}.{key}" for table, keys in tables.items() for key in keys]
 
 

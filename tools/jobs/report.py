@@ -10,12 +10,12 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from ecograph.cost.footprint import footprint
 from ecograph.cost.meter.used import joules_text
 from ecograph.explain import Report
 from ecograph.loop import History
 from ecograph.report_table import human
 from ecograph.tools.console import finite
+from ecograph.tools.jobs.job import Energy
 from ecograph.tools.jobs.plan import Planned
 from ecograph.tools.training.kinds import in_loop_alone
 from ecograph.tools.training.table import table_of
@@ -69,16 +69,16 @@ class Outcome:
         lines += [f"{count} of {len(self.history)} epochs: {note}" for note, count in _notes(self.history)]
         trained = sum(record.seconds for record in self.history)
         lines.append(f"time: {trained:.1f} s for {len(self.history)} epochs; {self.seconds:.1f} s since this start")
-        lines.append(_energy(self.history))
+        lines.append(_energy(self.history, self.planned.job.energy))
         return [*lines, *(f"{name}: {path}" for name, path in self.files.items())]
 
 
-def _energy(history: History) -> str:
+def _energy(history: History, comes_to: Energy) -> str:
     """Returns the energy of all epochs, what it makes in kWh and CO2, and how it is known."""
     energy = history.energy
     if energy.joules is None:
         return "energy: unknown; ecograph doctor says how to get it"
-    return f"energy: {joules_text(energy.joules)}, {energy.source}; {footprint(energy.joules)}"
+    return f"energy: {joules_text(energy.joules)}, {energy.source}; {comes_to.footprint(energy.joules)}"
 
 
 def _notes(history: History) -> list[tuple[str, int]]:

@@ -23,6 +23,7 @@ def to_table(job: Job) -> dict[str, Any]:
         "schedule": _named(job.schedule),
         "passes": {each.name: _options(each) for each in job.passes},
         "loop": _plain(job.loop),
+        **({"energy": energy} if (energy := _set(job.energy)) else {}),
     }
 
 

@@ -70,7 +70,7 @@ def make_ready(setup: Setup, course: Course) -> Ready:
     _try(setup, course, model, loss_fn, loss_name, batch, device)
     if setup.passes:
         with user_errors(), no_effect_noted():
-            ecograph.optimize(model, example_inputs=_inputs(batch), passes=setup.passes, skip=setup.skip)
+            ecograph.optimize(model, example_inputs=model_inputs(batch), passes=setup.passes, skip=setup.skip)
     elif setup.skip:
         raise UserError(f"skip={list(setup.skip)} has no effect: there is no pass that rewrites the model")
     optimizer = make_optimizer(setup.optimizer, model.parameters(), setup.optimizer_options)
@@ -98,7 +98,7 @@ def _on(batch: Any, device: torch.device) -> Any:
     return to_device(batch, device)
 
 
-def _inputs(batch: Any) -> Any:
+def model_inputs(batch: Any) -> Any:
     """Returns what the model is called with."""
     inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
     return tuple(inputs) if isinstance(inputs, list) else dict(inputs) if isinstance(inputs, Mapping) else inputs

@@ -14,7 +14,7 @@ from ecograph.loop import TrainingLoop
 from ecograph.passes import GradSamp, SliceOut, SparseBackward
 from ecograph.tools.errors import UserError
 from ecograph.tools.jobs import read_job, toml
-from ecograph.tools.jobs.job import DataSet, Job, Model, Named, Top
+from ecograph.tools.jobs.job import DataSet, Energy, Job, Model, Named, Top
 from ecograph.tools.jobs.read import LOOP
 from ecograph.tools.train import example_text
 
@@ -184,7 +184,7 @@ def everything_in_the_example() -> dict[str, Any]:
 def test_the_example_shows_every_key() -> None:
     table = everything_in_the_example()
     assert set(table["loop"]) == set(LOOP)
-    for name, kind in (("model", Model), ("data", DataSet)):
+    for name, kind in (("model", Model), ("data", DataSet), ("energy", Energy)):
         assert set(table[name]) == {each.name for each in dataclasses.fields(kind)}
     assert {each.name for each in dataclasses.fields(Top)} <= set(table)
     assert set(table["passes"]) == set(registry.names())
@@ -192,7 +192,7 @@ def test_the_example_shows_every_key() -> None:
 
 def test_the_example_shows_the_defaults() -> None:
     commented = re.findall(r"(?m)^#(\w+) = (\S+|\[.*?\])", example_text())
-    kinds: tuple[Any, ...] = (Top, Model, DataSet, TrainingLoop)
+    kinds: tuple[Any, ...] = (Top, Model, DataSet, Energy, TrainingLoop)
     defaults = {each.name: each.default for kind in kinds for each in dataclasses.fields(kind)}
     # What depends on the rest of the job, and options of passes.
     others = ("loss", "checkpoint", "log", "lr_step", "rate", "every", "radius")
