@@ -64,7 +64,7 @@ def test_a_page(main: Any, tmp_path: Path) -> None:
     assert code == 0 and "H100" in out
     assert err.startswith("note: wrote report.html") and err.count("\n") == 1
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "sparse_linear" in text and "NVIDIA H100" in text and "models.py:" in text
+    assert '"type":"sparse_linear"' in text and "NVIDIA H100" in text and "models.py:" in text
 
 
 def test_a_page_without_inputs(main: Any, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ function nodeDetails(item) {
       "dl",
       {},
       line("layer", link(parentOf(item))),
-      line("gives", shapeOf(item.shape)),
+      line(item.added ? "gives, in full" : "gives", shapeOf(item.shape)),
       item.source ? line("source", item.source) : null,
       item.added ? line("put in by", item.added) : null,
       item.removed ? line("taken out by", item.removed) : null,

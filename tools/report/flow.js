@@ -102,9 +102,12 @@ function arrows(first, last, left, widest, width, height) {
     const chosen = a.id === state.selected || b.id === state.selected;
     const classes = `arrow ${chosen ? "chosen" : ""}`;
     if (adjacent(from, to)) {
-      const x = Math.max(left(a), left(b)) + 16;
-      const [y1, y2] = [from * STEP + 6 + BLOCK, to * STEP + 5];
-      svg.append(make("path", { class: classes, d: `M${x} ${y1}V${y2 - 1}` }), head(x, y2, "down", classes));
+      // Down beside the names of the boxes that it enters, then to the block.
+      const beside = Math.min(...flowRows.slice(from, to + 1).map(left)) + 8;
+      const [x, y1, y2] = [left(a) + 8, from * STEP + 6 + BLOCK, to * STEP + 5];
+      const enters = beside < left(b);
+      const d = enters ? `M${x} ${y1}v3H${beside}V${y2 + BLOCK / 2}H${left(b)}` : `M${x} ${y1}v3H${beside}V${y2 - 1}`;
+      svg.append(make("path", { class: classes, d }), enters ? head(left(b) + 3, y2 + BLOCK / 2, "right", classes) : head(beside, y2, "down", classes));
       continue;
     }
     const [x1, x2] = [widest - left(a) + 16, widest - left(b) + 16];
@@ -116,6 +119,10 @@ function arrows(first, last, left, widest, width, height) {
 }
 
 function head(x, y, way, classes) {
-  const d = way === "down" ? `M${x - 3.5} ${y - 5}L${x} ${y}L${x + 3.5} ${y - 5}Z` : `M${x + 6} ${y - 3.5}L${x} ${y}L${x + 6} ${y + 3.5}Z`;
+  const d = {
+    down: `M${x - 3.5} ${y - 5}L${x} ${y}L${x + 3.5} ${y - 5}Z`,
+    left: `M${x + 6} ${y - 3.5}L${x} ${y}L${x + 6} ${y + 3.5}Z`,
+    right: `M${x - 6} ${y - 3.5}L${x} ${y}L${x - 6} ${y + 3.5}Z`,
+  }[way];
   return make("path", { class: `${classes} head`, d });
 }

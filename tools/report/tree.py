@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
@@ -145,13 +146,12 @@ class _Grower:
         inputs: dict[str, None] = {}
         outputs: dict[str, None] = {}
         for graph in self.inspected.graphs:
-            lines = {(line.node, bool(line.added_by)): line for line in node_diff.lines(graph) if line.node}
-            for (name, _), line in lines.items():
-                facts = graph.nodes.get(name)
+            for line in node_diff.lines(graph):
+                facts = graph.nodes.get(line.node)
                 if facts is not None and facts.operation not in ("input", "output"):
-                    layer = self._layer(facts.layer)
-                    operation = line.code.partition(" = ")[2].partition("(")[0].rpartition(".")[2] or facts.operation
-                    layer.children.append(Item(-1, -1, "node", name, facts.layer, operation, facts=facts, line=line))
+                    operation = _called(line.code) or facts.operation
+                    item = Item(-1, -1, "node", line.node, facts.layer, operation, facts=facts, line=line)
+                    self._layer(facts.layer).children.append(item)
             for facts in graph.nodes.values():
                 for source in (graph.nodes[name] for name in facts.inputs if name in graph.nodes):
                     if source.operation == "input":
@@ -177,6 +177,14 @@ class _Grower:
             item.number, item.parent = len(items), above
             items.append(item)
             waiting += [(child, item.number) for child in reversed(item.children)]
+
+
+def _called(code: str) -> str:
+    """Returns the function that a node's line calls, without its module: fx writes that of ours in front, with ``_``."""
+    name = code.partition(" = ")[2].partition("(")[0].rpartition(".")[2]
+    modules = (module.replace(".", "_") + "_" for module in list(sys.modules) if "." in module)
+    module = max((each for each in modules if name.startswith(each)), key=len, default="")
+    return name.removeprefix(module) if name.isidentifier() else ""
 
 
 def _above(path: str) -> Iterator[str]:

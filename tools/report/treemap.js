@@ -49,7 +49,7 @@ function cell(item, box, group) {
       ondblclick: () => focusOn(item),
     },
     room ? make("span", { class: "label" }, name) : "",
-    room && (group ? box.w > 150 : box.h > 32) ? make("span", { class: "value" }, `${value} ${saved ? savingText(saved) : ""}`) : "",
+    room && (group ? box.w > 150 : box.h > 32) ? make("span", { class: "value" }, box.w > 100 && saved ? `${value} ${savingText(saved)}` : value) : "",
   );
 }
 
