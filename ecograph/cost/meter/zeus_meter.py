@@ -72,10 +72,10 @@ def _find(process: int) -> Meter:
 def _look() -> Meter:
     if find_spec("zeus") is None:
         return NoMeter(f"no meter is read without Zeus: {INSTALL}")
-    found = _version()
-    if found < OLDEST_ZEUS:
+    installed = _version()
+    if installed < OLDEST_ZEUS:
         # It starts a process for each RAPL counter that it sees, see above.
-        return NoMeter(f'Zeus {".".join(map(str, found))} is too old: pip install --upgrade "ecograph[energy]"')
+        return NoMeter(f'Zeus {".".join(map(str, installed))} is too old: pip install --upgrade "ecograph[energy]"')
     try:
         zeus = import_module("zeus.device")
     except Exception as error:  # an old Zeus, or one that does not fit what it imports
