@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import mean
 
 from ecograph.cost.devices.device import Timing
 from ecograph.cost.steps.op import Op
@@ -43,16 +44,9 @@ class Rates:
 
     def _other(self, op: Op) -> float | None:
         phase = "forward" if op.phase in ("forward", "recomputed") else op.phase
-        keys = ((op.name, phase, op.dtype), (op.name, op.dtype), (op.name,), (op.kind, phase, op.dtype), (op.kind,))
-        found = next((self._others[key] for key in keys if key in self._others), None)
-        if found is None:
-            return None
-        moved = max(op.bytes, 1)
-        near = _nearest(found, (math.log2(moved),), count=2)
-        per_byte = math.exp(sum(share * math.log(t.seconds / max(t.bytes, 1)) for t, share in near))
-        smallest = min(found, key=lambda each: each[1])[0]
-        # Below the smallest that was timed, the call is all.
-        return smallest.seconds if moved <= smallest.bytes else moved * per_byte
+        keys = _other_keys(op.name, op.kind, phase, op.dtype, op.strided)
+        curve = next((self._others[key] for key in keys if key in self._others), None)
+        return None if curve is None else _on_curve(curve, op.bytes)
 
     @cached_property
     def _products(self) -> dict[tuple[object, ...], list[_Placed]]:
@@ -69,15 +63,41 @@ class Rates:
         return found
 
     @cached_property
-    def _others(self) -> dict[tuple[object, ...], list[_Placed]]:
-        found: dict[tuple[object, ...], list[_Placed]] = {}
+    def _others(self) -> dict[tuple[object, ...], list[tuple[float, float]]]:
+        found: dict[tuple[object, ...], list[Timing]] = {}
         for timing in self.timings:
             if not timing.sizes:
-                placed = timing, (math.log2(max(timing.bytes, 1)),)
-                name, kind, phase, dtype = timing.name, timing.kind, timing.phase, timing.dtype
-                for key in ((name, phase, dtype), (name, dtype), (name,), (kind, phase, dtype), (kind,)):
-                    found.setdefault(key, []).append(placed)
-        return found
+                keys = _other_keys(timing.name, timing.kind, timing.phase, timing.dtype, timing.strided)
+                for key in dict.fromkeys(keys):
+                    found.setdefault(key, []).append(timing)
+        return {key: _curve(timings) for key, timings in found.items()}
+
+
+def _other_keys(name: str, kind: str, phase: str, dtype: str, strided: bool) -> list[tuple[object, ...]]:
+    """Returns what an operation may be looked up by, from what is most like it to what is least."""
+    return [
+        (name, phase, dtype, strided), (name, dtype, strided), (name, dtype), (name,),
+        (kind, phase, dtype), (kind, dtype), (kind,),
+    ]  # fmt: skip
+
+
+def _curve(timings: Sequence[Timing]) -> list[tuple[float, float]]:
+    """Returns bytes and seconds, ascending; timings of about the same size are averaged."""
+    bins: dict[int, list[Timing]] = {}
+    for timing in timings:
+        bins.setdefault(round(math.log2(max(timing.bytes, 1))), []).append(timing)
+    return [(mean(each.bytes for each in bins[at]), mean(each.seconds for each in bins[at])) for at in sorted(bins)]
+
+
+def _on_curve(curve: Sequence[tuple[float, float]], moved: float) -> float:
+    """Returns the seconds for so many bytes: a line between two sizes, and beyond the last as fast as the last."""
+    first, last = curve[0], curve[-1]
+    if moved <= first[0]:
+        return first[1]  # the call is all
+    for (low, quick), (high, slow) in zip(curve, curve[1:], strict=False):
+        if moved <= high:
+            return quick + (slow - quick) * (moved - low) / (high - low)
+    return last[1] * moved / last[0]
 
 
 _Placed = tuple[Timing, tuple[float, ...]]
