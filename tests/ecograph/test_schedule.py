@@ -199,9 +199,7 @@ class Wrapper(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize(
-    "wrap", [Wrapper, lambda m: torch.compile(m, backend="aot_eager")], ids=["module", "compiled"]
-)
+@pytest.mark.parametrize("wrap", [Wrapper, lambda m: torch.compile(m, backend="aot_eager")], ids=["module", "compiled"])
 def test_a_scheduler_reaches_through_wrappers(wrap: Any) -> None:
     torch._dynamo.reset()
     wrapped = wrap(sparse_net())

@@ -220,7 +220,7 @@ class Excite(nn.Module):
         super().__init__()
         self.linear = pick([False, True])
         squeezed = pick([2, 4])
-        layers = (nn.Linear if self.linear else lambda a, b: nn.Conv2d(a, b, 1))
+        layers = nn.Linear if self.linear else lambda a, b: nn.Conv2d(a, b, 1)
         self.down, self.up = layers(width, squeezed), layers(squeezed, width)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -43,10 +43,7 @@ def test_comments_that_cannot_stay_go_above(text: str, expected: str) -> None:
 
 
 def test_no_comment_is_lost() -> None:
-    text = (
-        "# 1\na = [  # 2\n  # 3\n  1\n]  # 4\nif a:  # 5\n    b  # 6\n    # 7\n"
-        "# 8\nelse:  # 9\n    c  # 10\n# 11"
-    )
+    text = "# 1\na = [  # 2\n  # 3\n  1\n]  # 4\nif a:  # 5\n    b  # 6\n    # 7\n# 8\nelse:  # 9\n    c  # 10\n# 11"
     found = [word for line in written(text).splitlines() if (word := line.strip()).startswith("#")]
     assert sorted(found, key=lambda word: int(word[2:])) == [f"# {number}" for number in range(1, 12)]
 

@@ -30,9 +30,7 @@ def net() -> nn.Sequential:
 
 def data(count: int = 4) -> list[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(2)
-    return [
-        (torch.randn(5, 6, generator=generator), torch.randint(3, (5,), generator=generator)) for _ in range(count)
-    ]
+    return [(torch.randn(5, 6, generator=generator), torch.randint(3, (5,), generator=generator)) for _ in range(count)]
 
 
 def fit(loop: TrainingLoop, model: nn.Module | None = None, **change: Any) -> History:

@@ -33,9 +33,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     yield clock
 
 
-def shown(
-    clock: Clock, loader: object, *, batches: int = 10, seconds: float = 1.0, terminal: bool = True
-) -> str:
+def shown(clock: Clock, loader: object, *, batches: int = 10, seconds: float = 1.0, terminal: bool = True) -> str:
     console = Console(file=io.StringIO(), force_terminal=terminal, width=100, color_system=None)
     with Progress(2, loader, console=console) as progress:  # type: ignore[arg-type]
         for epoch in range(2):

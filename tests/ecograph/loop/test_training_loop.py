@@ -109,9 +109,7 @@ def by_hand(
 def test_equals_a_loop_written_by_hand(amp: Any, clip: float | None, accumulate: int, lr_step: Any) -> None:
     torch.manual_seed(4)
     torch.manual_seed(4)
-    expected, train_losses, val_losses, rates = by_hand(
-        amp=amp, clip=clip, accumulate=accumulate, lr_step=lr_step
-    )
+    expected, train_losses, val_losses, rates = by_hand(amp=amp, clip=clip, accumulate=accumulate, lr_step=lr_step)
     model, optimizer = make()
     train_loader, val_loader = loaders()
     loop = TrainingLoop(EPOCHS, amp=amp, clip=clip, accumulate=accumulate, lr_step=lr_step)
@@ -136,18 +134,12 @@ def test_options_that_only_watch_change_nothing() -> None:
 def test_accuracy_is_that_of_the_samples() -> None:
     model, optimizer = make()
     train_loader, val_loader = loaders()
-    history = TrainingLoop(2, metric="accuracy").run(
-        model, optimizer, F.cross_entropy, train_loader, val_loader
-    )
+    history = TrainingLoop(2, metric="accuracy").run(model, optimizer, F.cross_entropy, train_loader, val_loader)
     x, y = data(11).tensors
     assert not model.training
-    assert history[-1].values["val_accuracy"] == pytest.approx(
-        float((model(x).argmax(1) == y).double().mean())
-    )
+    assert history[-1].values["val_accuracy"] == pytest.approx(float((model(x).argmax(1) == y).double().mean()))
     shares = history.column("train_accuracy")
-    assert all(
-        isinstance(share, float) and (share * 37) % 1 == pytest.approx(0, abs=1e-4) for share in shares
-    )
+    assert all(isinstance(share, float) and (share * 37) % 1 == pytest.approx(0, abs=1e-4) for share in shares)
 
 
 def test_a_metric_of_ones_own() -> None:
@@ -225,9 +217,7 @@ class Two(nn.Module):
         return SimpleNamespace(logits=logits, loss=F.cross_entropy(logits, labels))
 
 
-def train_two(
-    batch: Any, loss_fn: Any, form: Callable[[Tensor, Tensor], Any], **options: Any
-) -> tuple[Two, Any]:
+def train_two(batch: Any, loss_fn: Any, form: Callable[[Tensor, Tensor], Any], **options: Any) -> tuple[Two, Any]:
     model = Two()
     batches = [form(x, y) for x, y in DataLoader(data(), 8)]
     loop = TrainingLoop(2, batch=batch, **options)
@@ -449,9 +439,7 @@ def test_the_saved_text_runs_on_its_own(tmp_path: Path) -> None:
         "history = train(model, optimizer, torch.nn.functional.cross_entropy, batches, batches)\n"
         "print(len(history), history.column('val_loss'))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "main.py"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "main.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
 
@@ -473,9 +461,7 @@ def test_a_traceback_shows_the_line_of_the_text() -> None:
     loop = TrainingLoop(1)
     with pytest.raises(ValueError) as caught:
         loop.run(model, optimizer, F.cross_entropy, [(torch.ones(2, 6), torch.ones(3, dtype=torch.long))])
-    frame = next(
-        f for f in traceback.extract_tb(caught.value.__traceback__) if f.filename.startswith("<ecograph")
-    )
+    frame = next(f for f in traceback.extract_tb(caught.value.__traceback__) if f.filename.startswith("<ecograph"))
     assert frame.line == "loss = loss_fn(outputs, targets)"
     assert frame.line == loop.source.splitlines()[(frame.lineno or 0) - 1].strip()
     linecache.checkcache()
@@ -662,8 +648,7 @@ def test_passes_come_in_their_order() -> None:
     assert text.index('print("b"') < text.index('print("a"') < text.index('print("c"')
     assert "for step, (inputs, targets) in enumerate(pairs(train_loader, device)):" in text
     assert (
-        "for step, group in enumerate(grouped(train_loader, 2)):"
-        in TrainingLoop(1, passes=passes, accumulate=2).source
+        "for step, group in enumerate(grouped(train_loader, 2)):" in TrainingLoop(1, passes=passes, accumulate=2).source
     )
 
 
