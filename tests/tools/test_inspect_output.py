@@ -34,6 +34,14 @@ def test_a_device_asks_for_costs(main: Any) -> None:
     assert {layer["name"] for layer in cost["layers"]} >= {"first", "middle", "last"}
 
 
+def test_the_optimizer_of_a_gpu_steps_all_parameters_together(main: Any) -> None:
+    def calls(device: str) -> float:
+        cost = json.loads(main(*NET, "--device", device, "--json")[1])["cost"]
+        return float(cost["before"]["optimizer"]["calls"])
+
+    assert calls("h100") < 12 < calls("generic-cpu")
+
+
 def test_without_costs_there_are_none(main: Any) -> None:
     assert "cost" not in json.loads(main(*NET, "--json")[1])
     _, out, _ = main(*NET, "--json", "--device", "h100", "--optimizer", "none")

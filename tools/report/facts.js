@@ -74,7 +74,7 @@ function scheduleCard() {
 
 function phasesCard() {
   const phases = PHASES.map((phase) => {
-    const of = (when) => METRICS.map((_, i) => sum(items.map((item) => item[when]?.[phase]?.[i] || 0)));
+    const of = (when) => METRICS.map((_, i) => root[when]?.[phase]?.[i] || 0);
     return [phase, of("before"), of("after")];
   }).filter(([, before, after]) => sum(before) + sum(after) > 0);
   const most = Math.max(...phases.flatMap(([, before, after]) => [before[0], after[0]]));

@@ -25,13 +25,21 @@ items.forEach((item, id) => {
 
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 
+// What is in a module is spent in it too: children come after their parents.
 for (const item of [...items].reverse()) {
+  const outer = items[item.parent];
   for (const when of ["before", "after"]) {
     const totals = item.totals[when];
-    for (const amounts of Object.values(item[when] || {})) amounts.forEach((value, i) => (totals[i] += value));
+    for (const [phase, amounts] of Object.entries(item[when] || {})) {
+      amounts.forEach((value, i) => (totals[i] += value));
+      if (!outer) continue;
+      const above = ((outer[when] ??= {})[phase] ??= [0, 0, 0, 0, 0]);
+      amounts.forEach((value, i) => (above[i] += value));
+    }
+    if (data.device) continue;
     // Without an estimate there are the FLOPs of products.
-    if (!data.device) for (const product of item.products || []) totals[2] += sum(Object.values(product[when] || {}));
-    if (item.parent >= 0) totals.forEach((value, i) => (items[item.parent].totals[when][i] += value));
+    for (const product of item.products || []) totals[2] += sum(Object.values(product[when] || {}));
+    if (outer) outer.totals[when][2] += totals[2];
   }
 }
 

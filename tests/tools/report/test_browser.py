@@ -74,6 +74,14 @@ def test_a_node_can_be_clicked(tab: Tab) -> None:
     assert tab.js("document.querySelector('[aria-selected=true]').title").startswith("blocks.0.down")
 
 
+def test_a_module_is_what_is_in_it(tab: Tab) -> None:
+    tab.click('.row[title^="blocks.1 "]')
+    details = tab.text("#details")
+    assert "10 → 8 ms" in details and "forward" in details and "4" in details
+    assert "12 → 10 ms" not in tab.text("#totals") and "44 → 36 ms" in tab.text("#totals")
+    assert "40 → 32 ms" in tab.text("#facts"), "the forward of the step by phase"
+
+
 def test_the_treemap_and_the_graph(tab: Tab) -> None:
     tab.click('.cell.leaf[aria-label^="blocks.2.up"]')
     assert tab.text("#details-name") == "blocks.2.up" and "too few channels" in tab.text("#details")
