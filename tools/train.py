@@ -103,11 +103,15 @@ def _show(planned: Planned, device: str, *, json: bool) -> None:
         estimated = _estimated(planned, device)
     if json:
         report = None if explained is None else explained.to_dict()
-        data = {"job": planned.job.table, "source": planned.loop.source, "explain": report}
-        found = {"step": None, "run": None}
-        if estimated is not None:
-            found = {"step": estimated.estimate.to_dict(), "run": estimated.to_dict()}
-        print_json({**data, **found})
+        print_json(
+            {
+                "job": planned.job.table,
+                "source": planned.loop.source,
+                "explain": report,
+                "step": None if estimated is None else estimated.estimate.to_dict(),
+                "run": None if estimated is None else estimated.to_dict(),
+            }
+        )
         return
     print_python(planned.loop.source)
     for each in (explained, estimated):

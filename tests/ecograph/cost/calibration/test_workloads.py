@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ecograph.cost.calibration import workloads
+from ecograph.cost.calibration.calibrate import parts_of
+from ecograph.cost.calibration.timing import describe
+from ecograph.cost.calibration.workloads import Workload
+from ecograph.cost.devices.device import Timing
+from ecograph.cost.devices.rates import Rates
+from ecograph.cost.steps.kinds import UNCOUNTED, kind_of
+
+FORMATS = (torch.contiguous_format, torch.channels_last)
+
+
+def cheap(dtype: torch.dtype) -> Iterator[Workload]:
+    """Every kind of workload, at its smallest."""
+    yield from [*workloads._linear(8, 64, 64, dtype)]
+    yield from list(workloads.batched_matmuls(dtype))[:6]
+    for name, run, operands, phase in workloads._others(2**10, dtype):
+        yield Workload(name, run, operands, phase)
+    for format in FORMATS:
+        kinds = {
+            (conv.kernel, conv.stride, conv.groups > 1, conv.groups == conv.inputs): conv
+            for conv in workloads.convs(format)
+        }
+        for conv in kinds.values():
+            width = 32 if conv.inputs > 3 else 3
+            groups = 1 if conv.groups == 1 else width if conv.groups == conv.inputs else 2
+            outputs = width if groups > 1 else 32
+            small = replace(conv, images=1, inputs=width, outputs=outputs, size=2 * conv.kernel, groups=groups)
+            yield from workloads.conv_workloads(small, dtype, format)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_every_workload_is_one_operation_that_is_known(dtype: torch.dtype) -> None:
+    seen = set()
+    with torch.no_grad():
+        for work in cheap(dtype):
+            op = describe(work, work.make())
+            assert op.kind != UNCOUNTED, work.label
+            assert op.phase == work.phase and op.bytes > 0
+            # A product is looked up by the gradient that a recorded step says it computes.
+            assert op.grad == work.grad or op.kind == "matmul", work.label
+            seen.add(op.kind)
+    kinds = {
+        "conv",
+        "matmul",
+        "attention",
+        "attention_backward",
+        "pointwise",
+        "transcendental",
+        "batch_norm",
+        "layer_norm",
+    }
+    assert seen >= kinds | {
+        "softmax",
+        "reduction",
+        "pooling",
+        "resampling",
+        "embedding",
+        "loss",
+        "copy",
+        "indexing",
+        "random",
+        "fill",
+    }
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=str)
+def test_convolutions_cover_what_networks_have(format: torch.memory_format) -> None:
+    convs = workloads.convs(format)
+    assert len(set(convs)) == len(convs) < 130
+    assert max(conv.flops for conv in convs) < 1e9
+    plain = [conv for conv in convs if conv.groups == 1]
+    assert {min(conv.inputs, conv.outputs) for conv in plain} >= {3, 16, 32, 64, 128, 256, 512}
+    assert max(conv.outputs for conv in plain) >= 1024
+    assert {conv.kernel for conv in convs} >= {1, 3, 5, 7, 16}
+    assert {conv.images for conv in convs} >= {1, 16}
+    assert {conv.stride for conv in plain} >= {1, 2, 4}
+    assert any(conv.groups == conv.inputs for conv in convs) and any(1 < conv.groups < conv.inputs for conv in convs)
+
+
+def test_a_batched_product_of_the_backward_is_found() -> None:
+    """Neither operand is a weight, so a recorded step has its gradients as grad_input."""
+    works = [work for work in workloads.batched_matmuls(torch.float32) if "bmm" in work.label]
+    assert {work.grad for work in works} == {"", "grad_input"}
+    work = next(work for work in works if work.grad)
+    op = describe(work, work.make())
+    timing = Timing(
+        op.name, op.kind, op.phase, work.grad, op.dtype, False, op.sizes, op.flops, op.bytes, op.strided, 1e-3
+    )
+    assert Rates((timing,)).seconds(replace(op, grad="grad_input")) == pytest.approx(1e-3)
+
+
+def test_parts_share_the_time() -> None:
+    parts = parts_of(torch.float32)
+    assert sum(part.share for part in parts) == pytest.approx(1.0)
+    assert all(part.works for part in parts)
+
+
+def test_the_kinds_that_are_timed_are_kinds_of_torch() -> None:
+    assert kind_of(torch.ops.aten.convolution_backward.default) == "conv_backward"
