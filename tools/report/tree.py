@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 from ecograph.cost.estimate import LayerCost
@@ -145,7 +146,8 @@ class _Grower:
         edges: dict[tuple[str, str], None] = {}
         inputs: dict[str, None] = {}
         outputs: dict[str, None] = {}
-        for graph in self.inspected.graphs:
+        graphs = self.inspected.graphs
+        for graph in graphs:
             for line in node_diff.lines(graph):
                 facts = graph.nodes.get(line.node)
                 if facts is not None and facts.operation not in ("input", "output"):
@@ -154,10 +156,12 @@ class _Grower:
                     self._layer(facts.layer).children.append(item)
             for facts in graph.nodes.values():
                 for source in (graph.nodes[name] for name in facts.inputs if name in graph.nodes):
-                    if source.operation == "input":
-                        inputs[facts.layer] = None
-                    elif facts.operation == "output":
-                        outputs[source.layer] = None
+                    if source.operation == "input" or facts.operation == "output":
+                        # Between graphs runs what was not captured.
+                        if source.operation == "input" and graph is graphs[0]:
+                            inputs[facts.layer] = None
+                        if facts.operation == "output" and graph is graphs[-1]:
+                            outputs[source.layer] = None
                     elif source.layer != facts.layer:
                         edges[source.layer, facts.layer] = None
         items: list[Item] = []
@@ -180,8 +184,13 @@ class _Grower:
 
 
 def _called(code: str) -> str:
-    """Returns the function that a node's line calls, without its module: fx writes that of ours in front, with ``_``."""
-    name = code.partition(" = ")[2].partition("(")[0].rpartition(".")[2]
+    """Returns the function that a node's line calls, or ""."""
+    return _without_module(code.partition(" = ")[2].partition("(")[0].rpartition(".")[2])
+
+
+@cache
+def _without_module(name: str) -> str:
+    """Returns the name of a function alone: fx writes the module of a pass's own in front of it, with ``_``."""
     modules = (module.replace(".", "_") + "_" for module in list(sys.modules) if "." in module)
     module = max((each for each in modules if name.startswith(each)), key=len, default="")
     return name.removeprefix(module) if name.isidentifier() else ""
