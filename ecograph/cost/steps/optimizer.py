@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -79,7 +80,9 @@ def _first_of_each(parameters: list[nn.Parameter]) -> list[nn.Parameter]:
 def _made(make: MakeOptimizer, parameters: list[nn.Parameter]) -> Optimizer:
     if isinstance(make, Optimizer):
         kind: Any = type(make)
-        made: Optimizer = kind(parameters, **make.defaults)
+        # Not all defaults are options: AdamW's decoupled_weight_decay is none.
+        known = signature(kind.__init__).parameters
+        made: Optimizer = kind(parameters, **{name: each for name, each in make.defaults.items() if name in known})
         return made
     found: Optimizer = make(parameters)
     return found
