@@ -13,6 +13,9 @@ from ecograph.cost.steps.op import Op
 
 #: How many of the nearest timings are averaged.
 NEAREST = 4
+#: A product that is a factor of four from all that was timed runs as the nearest of them does: others are no nearer to
+#: how it runs, and smaller ones run slower.
+FAR = 2.0
 
 
 @dataclass(frozen=True)
@@ -129,8 +132,10 @@ def _features(op: Op | Timing) -> tuple[float, ...]:
     )
 
 
-def _nearest(found: Iterable[_Placed], place: Sequence[float], count: int = NEAREST) -> list[tuple[Timing, float]]:
+def _nearest(found: Iterable[_Placed], place: Sequence[float]) -> list[tuple[Timing, float]]:
     """Returns the nearest timings, each with its share in an average."""
-    ranked = sorted((math.dist(where, place), index, timing) for index, (timing, where) in enumerate(found))[:count]
+    ranked = sorted((math.dist(where, place), index, timing) for index, (timing, where) in enumerate(found))[:NEAREST]
+    if ranked[0][0] > FAR:
+        ranked = ranked[:1]
     weights = [1 / (distance + 0.05) ** 2 for distance, _, _ in ranked]
     return [(timing, weight / sum(weights)) for (_, _, timing), weight in zip(ranked, weights, strict=True)]
