@@ -71,7 +71,7 @@ class Samples(Dataset):
 
     def __getitem__(self, index):
         Samples.given += 1
-        if Samples.given > 400 and Path("stop").exists():
+        if Samples.given > 370 and Path("stop").exists():
             Path("stop").unlink()
             os.kill(os.getpid(), signal.SIGINT)
         x = torch.randn(8, generator=torch.Generator().manual_seed(index))
