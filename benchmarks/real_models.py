@@ -107,7 +107,7 @@ REAL: dict[str, Real] = {
     "mixer_s32": Real(partial(timm.create_model, "mixer_s32_224"), _images(224)),
     "swin_tiny": Real(partial(timm.create_model, "swin_tiny_patch4_window7_224", img_size=112), _images(112)),
     "unet": Real(UNet, _images(48)),
-    "gpt2": Real(_gpt2, _tokens(50257, 64, labels=True)),
+    "gpt2": Real(_gpt2, _tokens(50257, 32, labels=True)),
     "bert": Real(_bert, _tokens(30522, 64, labels=False)),
     "llama": Real(_llama, _tokens(8192, 64, labels=True)),
 }
