@@ -7,8 +7,10 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,7 @@ progress = false
 #: With a data set that sends Ctrl-C to its process, once, in the middle of an epoch, where a file asks for it.
 OWN = """
 import os, signal
+from functools import partial
 from pathlib import Path
 import torch
 from torch import nn
@@ -338,7 +341,11 @@ def test_mistakes(typed: str, words: tuple[str, ...], main: Any) -> None:
         assert word in line
 
 
-def test_interrupted_without_a_folder(train: Any, tmp_path: Path) -> None:
+def test_interrupted_without_a_folder(train: Any, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    # In the background of a shell Ctrl-C is ignored, and so it would be here.
+    request.addfinalizer(
+        partial(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler))
+    )
     (tmp_path / "stop").touch()
     code, out, err = train("--set", "output=false", "--set", "loop.checkpoint_every=false")
     assert (code, out) == (130, "")
