@@ -78,6 +78,9 @@ def _loader(data: Data, part: Any, batching: Batching, generator: torch.Generato
             )
         return part
     stream = isinstance(part, IterableDataset)
+    if not stream and len(part) == 0:  # type: ignore[arg-type]
+        what = "train on" if generator is not None else "validate with"
+        raise UserError(f"data {data.spec!r} has no samples to {what}: it is empty")
     if batching.limit is not None:
         if stream:
             raise UserError(

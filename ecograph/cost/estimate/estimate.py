@@ -80,7 +80,7 @@ def estimate(
         ]
         after = _average([(at(rates)[0], share) for rates, share in combined])
         now, alone = _sum(after), _with((0.0,) * len(mixes), index, peaks[name])
-        passes.append(PassCost(name, previous + now * -1, _sum(before) + _sum(at(alone)[0]) * -1))
+        passes.append(PassCost(name, previous - now, _sum(before) - _sum(at(alone)[0])))
         previous = now
     types = {**plain.types, **_plain_types(model)}
     names = list(dict.fromkeys([*before, *after]))

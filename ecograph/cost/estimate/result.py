@@ -36,6 +36,10 @@ class Amount:
         """Adds field by field."""
         return Amount(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
+    def __sub__(self, other: Amount) -> Amount:
+        """Subtracts field by field."""
+        return self + other * -1
+
     def __mul__(self, share: float) -> Amount:
         """Multiplies every field."""
         return Amount(*(getattr(self, name) * share for name in self.__dataclass_fields__))

@@ -89,3 +89,9 @@ def test_looking_at_the_first_batch_changes_nothing(own: bool) -> None:
 def test_no_batches() -> None:
     with pytest.raises(UserError, match="no batches"):
         first_batch([])
+
+
+@pytest.mark.parametrize(("train", "val", "words"), [(0, 5, "to train on"), (5, 0, "to validate with")])
+def test_a_part_without_samples(train: int, val: int, words: str) -> None:
+    with pytest.raises(UserError, match=f"'own.py:data' has no samples {words}: it is empty"):
+        loaders(Data("own.py:data", numbers(train), numbers(val)), Batching(), seed=0)
