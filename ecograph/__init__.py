@@ -12,6 +12,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from ecograph.allocator import keep_memory
 from ecograph.errors import NoEffectWarning
 from ecograph.explain import explain
 from ecograph.optimize import optimize, restore
@@ -24,7 +25,17 @@ if TYPE_CHECKING:
 
 __version__ = version("ecograph")
 
-__all__ = ["NoEffectWarning", "Scheduler", "TrainingLoop", "explain", "measure", "optimize", "passes", "restore"]
+__all__ = [
+    "NoEffectWarning",
+    "Scheduler",
+    "TrainingLoop",
+    "explain",
+    "keep_memory",
+    "measure",
+    "optimize",
+    "passes",
+    "restore",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ecograph.allocator import keep_memory, keeps_memory
 from ecograph.cost.calibration import overhead, workloads
 from ecograph.cost.calibration.settle import REST, settle
 from ecograph.cost.calibration.timing import LEAST_ROUNDS, time_in_turn
@@ -64,7 +65,8 @@ def calibrate(
 
     It should have nothing else to do meanwhile. Before each part it rests, and works until its clock has settled.
     Operations take turns, so that each finds the caches as another left them; rounds of them are repeated until they
-    agree, or the time for them is over: the device's ``spread`` says how far they lay apart.
+    agree, or the time for them is over: the device's ``spread`` says how far they lay apart. The process keeps its
+    memory from then on, as by ``ecograph.keep_memory()``; what it takes to get new memory is measured before.
 
     Args:
         dtypes: types of numbers to time products and all else with: ``"float32"``, ``"bfloat16"``.
@@ -88,7 +90,10 @@ def calibrate(
     tell(Progress("overheads", 0, total))
     settle(0.0)
     extra = overhead.time_overheads()
-    new_memory = overhead.time_new_memory()
+    rough = generic_cpu(threads)
+    # It is known beside all else, so that no timing has a share in it that depends on how the operands happen to lie.
+    new_memory = rough.new_memory if keeps_memory() else Figure(overhead.time_new_memory(), HERE)
+    keep_memory()
     for dtype, part in parts:
         title = f"{part.title}, {dtype}"
         tell(Progress(title, len(timings), total))
@@ -98,7 +103,6 @@ def calibrate(
             timings += timed.timings
             spreads.append(timed.spread)
             tell(Progress(title, len(timings), total))
-    rough = generic_cpu(threads)
     return replace(
         rough,
         name=stored.cpu(threads),
@@ -107,7 +111,7 @@ def calibrate(
         bandwidth=Figure(_highest_bandwidth(timings), f"{HERE}: the fastest copy or addition of 16 MiB and more"),
         call=Figure(min(timing.seconds for timing in timings), f"{HERE}: the shortest operation"),
         overhead={phase: Figure(value, HERE) for phase, value in extra.items()},
-        new_memory=Figure(new_memory, HERE),
+        new_memory=new_memory,
         timings=tuple(timings),
         # Within parts, as rounds show it, or between them, as the pace of one product does.
         spread=max(statistics.median(spreads), apart(paces)),

@@ -58,6 +58,9 @@ class _Nobody:
     def differentiates_weighted(self) -> bool:
         return False
 
+    def python_function(self) -> None:
+        return None
+
 
 def describe(work: Workload, operands: tuple[Any, ...]) -> Op:
     """Returns the operation that a workload consists of, as a recorded step would have it."""
@@ -127,6 +130,8 @@ def _round(group: list[_Prepared], times: list[list[float]]) -> float:
     kept = []
     total = 0.0
     for (work, operands, _), found in zip(group, times, strict=True):
+        if work.warm is not None:
+            _rewrite(operands[work.warm])
         start = time.perf_counter()
         result = work.run(*operands)
         seconds = time.perf_counter() - start
@@ -136,6 +141,12 @@ def _round(group: list[_Prepared], times: list[list[float]]) -> float:
         found.append(seconds)
         total += seconds
     return total
+
+
+def _rewrite(operand: Any) -> None:
+    """Writes what is there again, so that it is where the operation before would have left it."""
+    if isinstance(operand, torch.Tensor) and operand.is_floating_point():
+        operand.mul_(1.0)
 
 
 def _spread(rounds: list[float]) -> float:

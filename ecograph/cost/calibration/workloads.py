@@ -33,6 +33,7 @@ class Workload:
         phase: ``"forward"``: results are kept for the backward, so each is new memory. ``"backward"``: they are freed
             soon, and their memory is used again. ``"optimizer"``: the same, in its step.
         grad: which gradient a product computes, or "".
+        warm: which operand the operation before has just written, as in a step; None where all come from memory.
     """
 
     label: str
@@ -40,6 +41,7 @@ class Workload:
     make: Make
     phase: Phase
     grad: Grad = ""
+    warm: int | None = 0
 
 
 _NOISE = torch.Generator().manual_seed(0)
@@ -85,8 +87,8 @@ def _linear(rows: int, inputs: int, outputs: int, dtype: torch.dtype) -> Iterato
 
     label = f"linear {rows}x{inputs}x{outputs}"
     yield Workload(label, lambda x, w, g, b: aten.addmm(b, x, w.t()), make, "forward")
-    yield Workload(label, lambda x, w, g, b: aten.mm(g, w), make, "backward", "grad_input")
-    yield Workload(label, lambda x, w, g, b: aten.mm(g.t(), x), make, "backward", "grad_weight")
+    yield Workload(label, lambda x, w, g, b: aten.mm(g, w), make, "backward", "grad_input", warm=2)
+    yield Workload(label, lambda x, w, g, b: aten.mm(g.t(), x), make, "backward", "grad_weight", warm=2)
 
 
 def batched_matmuls(dtype: torch.dtype) -> Iterator[Workload]:
@@ -187,11 +189,15 @@ def convs(format: torch.memory_format = torch.contiguous_format) -> list[Conv]:
                 found.append(Conv(images, 4 * width, width, 1, sizes[0]))
         found += [Conv(images, 3, 64, 7, 224, 2), Conv(images, 3, 32, 3, 224, 2), Conv(images, 3, 64, 3, 32)]
         found += [Conv(images, 3, 96, 4, 224, 4), Conv(images, 3, 192, 16, 224, 16)]
+        # On one position: squeeze and excite.
+        found += [Conv(images, *widths, 1, 1) for widths in ((64, 16), (16, 64), (512, 128), (128, 512))]
         for width, size in ((32, 112), (144, 28), (384, 14), (768, 7)):
             found += [Conv(images, width, width, kernel, size, groups=width) for kernel in (3, 5, 7)]
             if size % 2 == 0 and width > 32:
                 found += [Conv(images, width, width, kernel, size, 2, groups=width) for kernel in (3, 5)]
-                found.append(Conv(images, width, width, 3, size, groups=width // 16))
+                groups = width // 16
+                # Also with few output channels, of which a group is no block: those take longer than blocks do.
+                found += [Conv(images, width, groups * outputs, 3, size, groups=groups) for outputs in (16, 8, 3)]
     return list(dict.fromkeys(map(_bounded, found)))
 
 
@@ -230,9 +236,11 @@ def conv_workloads(conv: Conv, dtype: torch.dtype, format: torch.memory_format) 
     yield Workload(str(conv), forward, make, "forward")
     if conv.inputs > 3:  # images need no gradient
         yield Workload(
-            str(conv), lambda x, w, g: backward(x, w, g, [True, False, False]), make, "backward", "grad_input"
+            str(conv), lambda x, w, g: backward(x, w, g, [True, False, False]), make, "backward", "grad_input", warm=2
         )
-    yield Workload(str(conv), lambda x, w, g: backward(x, w, g, [False, True, False]), make, "backward", "grad_weight")
+    yield Workload(
+        str(conv), lambda x, w, g: backward(x, w, g, [False, True, False]), make, "backward", "grad_weight", warm=2
+    )
 
 
 #: Elements of the tensors on which all that is not a product is timed.
@@ -243,7 +251,8 @@ def others(dtype: torch.dtype) -> Iterator[Workload]:
     """Yields all that is no product: each on images, or on rows of features, as it occurs."""
     for elements in _ELEMENTS:
         for name, run, operands, phase in _others(elements, dtype):
-            yield Workload(f"{name} of {elements}", run, operands, phase)
+            # The optimizer comes to each parameter after all others.
+            yield Workload(f"{name} of {elements}", run, operands, phase, warm=None if phase == "optimizer" else 0)
 
 
 def _others(elements: int, dtype: torch.dtype) -> Iterator[tuple[str, Callable[..., Any], Make, Phase]]:
@@ -344,15 +353,29 @@ def _others(elements: int, dtype: torch.dtype) -> Iterator[tuple[str, Callable[.
         lambda: (t(rows, width), torch.randint(8192, (rows,))),
         "backward",
     )
+    # Choosing channels: taking rows and columns, putting them back, and what tells which.
     chosen = torch.arange(0, width, 4)
+    some_rows = torch.arange(0, rows, 4)
+    columns = chosen.expand(rows, -1)
+    yield "index_select", lambda x: aten.index_select(x, 0, some_rows), one, "backward"
     yield "index_select", lambda x: aten.index_select(x, 1, chosen), one, "backward"
+    yield "gather", lambda x: aten.gather(x, 1, columns), one, "backward"
     yield (
-        "index_copy",
-        lambda x, y: aten.index_copy(x, 1, chosen, y),
-        lambda: (t(rows, width), t(rows, len(chosen))),
+        "index_copy_",
+        lambda y, x: aten.index_copy_(x, 0, some_rows, y),
+        lambda: (t(len(some_rows), width), t(rows, width)),
         "backward",
     )
-    yield "topk", lambda x: aten.topk(x, max(1, x.numel() // 5)), lambda: (t(min(elements, 2**14)),), "backward"
+    yield "zero_", aten.zero_, one, "backward"
+    yield "fill_", lambda x: aten.fill_(x, 1.0), one, "backward"
+    yield "copy_", lambda x, y: aten.copy_(y, x), two, "backward"
+    yield "abs", aten.abs, one, "backward"
+    yield "sub", aten.sub, two, "backward"
+    yield "sum of rows", lambda x: aten.sum(x, [1]), one, "backward"
+    if elements <= 2**17:
+        scored = 128 if elements <= 2**10 else 2048
+        yield "topk", lambda x: aten.topk(x, x.numel() // 5, -1, True, False), lambda: (t(scored),), "backward"
+        yield "sort", aten.sort, lambda: (torch.randperm(scored // 5),), "backward"
 
     # Images.
     size = 8 if elements <= 2**16 else 32

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean
 
+import torch
+
 from ecograph.cost.devices.device import Timing
+from ecograph.cost.devices.line import Line, fit
 from ecograph.cost.steps.op import Op
 
 #: How many of the nearest timings are averaged.
@@ -36,14 +39,24 @@ class Rates:
         group = _group(op)
         for key in ((op.kind, op.grad, op.dtype, op.channels_last, group), (op.kind, op.grad, op.dtype, group)):
             if key in self._products:
-                found = self._products[key]
-                break
-        else:
-            return None
-        work = max(op.flops, 1)
-        near = _nearest(found, _features(op))
-        # Per FLOP, in logarithms: rates of neighbours differ by factors.
-        return work * math.exp(sum(share * math.log(timing.seconds / max(timing.flops, 1)) for timing, share in near))
+                line = self._line(key)
+                near = _nearest(self._products[key], _features(op))
+                # How its neighbours lie off the line; in logarithms, since they do by factors.
+                off = sum(share * math.log(timing.seconds / _on_line(line, timing)) for timing, share in near)
+                return _on_line(line, op) * math.exp(off)
+        return None
+
+    def _line(self, key: tuple[object, ...]) -> Line:
+        if key not in self._lines:
+            timings = [timing for timing, _ in self._products[key]]
+            self._lines[key] = fit(
+                [_work(each) for each in timings], [each.bytes for each in timings], [each.seconds for each in timings]
+            )
+        return self._lines[key]
+
+    @cached_property
+    def _lines(self) -> dict[tuple[object, ...], Line]:
+        return {}
 
     def _other(self, op: Op) -> float | None:
         phase = "forward" if op.phase in ("forward", "recomputed") else op.phase
@@ -121,6 +134,7 @@ def _features(op: Op | Timing) -> tuple[float, ...]:
     if op.kind != "conv":
         return tuple(math.log2(max(size, 1)) for size in op.sizes)
     images, groups, inputs, outputs, kernel, before, after = op.sizes
+    inputs, outputs = _computed(groups, inputs, outputs)
     return (
         0.5 * math.log2(images),
         math.log2(images * after),
@@ -130,6 +144,32 @@ def _features(op: Op | Timing) -> tuple[float, ...]:
         (3 if inputs == outputs == 1 else 1) * math.log2(kernel),
         math.log2(max(before, 1) / max(after, 1)),
     )
+
+
+#: Channels that a convolution on a CPU computes together: oneDNN fills registers of 512 bits, or 256, with them.
+BLOCK = 16 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 8
+#: A convolution of so few input channels has kernels of its own: images.
+FEW = 4
+
+
+def _computed(groups: int, inputs: int, outputs: int) -> tuple[int, int]:
+    """Returns the channels that are computed for those there are: whole blocks, where channels are in no groups."""
+    if groups > 1:
+        return inputs, outputs
+    return inputs if inputs <= FEW else -(-inputs // BLOCK) * BLOCK, -(-outputs // BLOCK) * BLOCK
+
+
+def _work(op: Op | Timing) -> float:
+    """Returns the FLOPs that are computed, those for nothing included."""
+    if op.kind != "conv":
+        return max(op.flops, 1)
+    _, groups, inputs, outputs, *_ = op.sizes
+    computed = _computed(groups, inputs, outputs)
+    return max(op.flops, 1) * (computed[0] * computed[1]) / (inputs * outputs)
+
+
+def _on_line(line: Line, op: Op | Timing) -> float:
+    return line.seconds(_work(op), op.bytes)
 
 
 def _nearest(found: Iterable[_Placed], place: Sequence[float]) -> list[tuple[Timing, float]]:

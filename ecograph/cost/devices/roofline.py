@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
+from ecograph.allocator import keeps_memory
 from ecograph.cost.devices.device import Device, Figure
 from ecograph.cost.devices.rates import Rates
-from ecograph.cost.steps.kinds import VIEW
+from ecograph.cost.steps.kinds import FUNCTION, VIEW
 from ecograph.cost.steps.op import Op
 
 
@@ -31,9 +32,8 @@ class Roofline:
 
     def seconds(self, op: Op) -> float:
         """Returns how long an operation takes, all its runs together."""
-        overhead = self.device.overhead.get(op.phase)
-        beside = overhead.value if overhead is not None else 0.0
-        if op.kind == VIEW:
+        beside = self._overhead(FUNCTION if op.kind == FUNCTION else op.phase)
+        if op.kind in (VIEW, FUNCTION):
             return op.count * beside
         timed = self._rates.seconds(op)
         return op.count * (beside + self._new_memory(op) + (self._bound(op) if timed is None else timed))
@@ -53,9 +53,13 @@ class Roofline:
         found = [self.cost(op) for op in ops]
         return sum(seconds for seconds, _ in found), sum(joules for _, joules in found)
 
+    def _overhead(self, of: str) -> float:
+        figure = self.device.overhead.get(of)
+        return 0.0 if figure is None else figure.value
+
     def _new_memory(self, op: Op) -> float:
         """Returns what it takes to get the memory of a large result from the system, page by page."""
-        large = op.fresh and op.written > self.device.reused.value
+        large = op.fresh and op.written > self.device.reused.value and not (op.device == "cpu" and keeps_memory())
         return op.written * self.device.new_memory.value if large else 0.0
 
     @cached_property

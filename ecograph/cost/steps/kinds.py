@@ -7,6 +7,8 @@ from typing import Any
 
 #: Work that takes no time beyond being called: views and questions about a tensor.
 VIEW = "view"
+#: An ``autograd.Function`` written in Python: what calling its forward and its backward takes, beside their operations.
+FUNCTION = "function"
 #: Work of which nothing is known but its bytes.
 UNCOUNTED = "uncounted"
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import BackwardCFunction
 from torch.nn.modules import module as hooks
 
 from ecograph.cost.steps.op import Phase
@@ -74,6 +75,11 @@ class Owners:
         """Whether what is differentiated at this moment multiplied by a weight."""
         node = torch._C._current_autograd_node()
         return node is not None and node._sequence_nr() in self._weighted
+
+    def python_function(self) -> Any:
+        """Returns the ``autograd.Function`` written in Python that is differentiated at this moment, or None."""
+        node = torch._C._current_autograd_node()
+        return node if isinstance(node, BackwardCFunction) else None
 
     def _differentiated(self) -> str:
         """Returns the layer of what is differentiated at this moment, or of the parameter that gets its gradient."""

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ecograph.cost.steps.flops import conv_backward_flops, op_flops
-from ecograph.cost.steps.kinds import VIEW, kind_of, name_of
+from ecograph.cost.steps.kinds import FUNCTION, VIEW, kind_of, name_of
 from ecograph.cost.steps.memory import Memory, device_type, storage_key
 from ecograph.cost.steps.op import Grad, Op, Phase
 from ecograph.cost.steps.owners import Owners
@@ -51,6 +51,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._weights = {storage_key(parameter) for parameter in parameters}
         self.memory = Memory(known, self._weights.discard)
         self._paused = False
+        #: The last function written in Python whose backward was seen.
+        self._function: Any = None
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -94,6 +96,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             "dtype": dtype,
             "device": device,
         }
+        if phase == "backward":
+            self._see_function(phase, layer)
         if kind == VIEW:
             self.ops.append(Op(kind=kind, fresh=False, **about))
             return
@@ -125,6 +129,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.ops.append(
             Op(kind=kind, grad=grad, sizes=sizes, flops=flops, read=read, written=written, fresh=fresh, **about)
         )
+
+    def _see_function(self, phase: Phase, layer: str) -> None:
+        """Writes down that a function written in Python is differentiated, once for each of its calls."""
+        node = self._owners.python_function()
+        if node is not None and node is not self._function:
+            self.ops.append(Op(name="autograd.Function", kind=FUNCTION, phase=phase, layer=layer, fresh=False))
+            self._function = node
 
     def _take_backward(self, found: list[Op], grad: Tensor, input: Tensor, weight: Tensor, *rest: Any) -> None:
         """Counts the temporaries of a convolution's backward: grad_weight is computed once grad_input is there."""

@@ -57,7 +57,7 @@ DAMAGED: dict[str, Any] = {
     "no device": lambda text: json.dumps({**json.loads(text), "device": 3}),
     "a figure is missing": lambda text: text.replace('"bandwidth"', '"width"'),
     "a timing is short": lambda text: text.replace(", false, 1e-06]", "]"),
-    "another version": lambda text: text.replace('"version": 2', '"version": 99'),
+    "another version": lambda text: text.replace(f'"version": {stored.VERSION}', '"version": 99'),
 }
 
 

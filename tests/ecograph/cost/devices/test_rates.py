@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from ecograph.cost.devices import Timing
-from ecograph.cost.devices.rates import Rates
+from ecograph.cost.devices.rates import BLOCK, Rates
 from ecograph.cost.steps import Op
 
 
@@ -46,6 +46,24 @@ def test_between_two_timings_the_rate_is_between_theirs() -> None:
     assert seconds is not None and 40e9 < between.flops / seconds < 80e9
     moved = Rates(OTHERS).seconds(op_of(pointwise(2**20, 0.0)))
     assert moved is not None and 1e-4 < moved < 4e-3
+
+
+def conv(outputs: int, seconds: float = 0.0, groups: int = 1) -> Timing:
+    """A timing of a convolution of 64 channels to some."""
+    sizes = (8, groups, 64 // groups, outputs // groups, 9, 196, 196)
+    flops = 2 * 8 * 196 * 9 * (64 // groups) * outputs
+    about = {"name": "aten.convolution", "kind": "conv", "phase": "forward", "grad": "", "dtype": "float32"}
+    return Timing(**about, channels_last=False, sizes=sizes, flops=flops, bytes=4, strided=False, seconds=seconds)  # type: ignore[arg-type]
+
+
+def test_a_convolution_computes_channels_in_blocks() -> None:
+    """Few channels take as long as a block of them, where they are in no groups."""
+    timed = Rates(tuple(conv(outputs, outputs * 1e-5) for outputs in (32, 64, 128)))
+    found = {outputs: timed.seconds(op_of(conv(outputs))) for outputs in (33, 40, 48, 49, 64)}
+    assert found[33] == found[40] and found[49] == found[64]
+    assert found[40] == pytest.approx(found[48], rel=BLOCK / 16 * 0.35)
+    grouped = Rates(tuple(conv(outputs, outputs * 1e-5, groups=4) for outputs in (32, 64, 128)))
+    assert grouped.seconds(op_of(conv(36, groups=4))) != grouped.seconds(op_of(conv(40, groups=4)))
 
 
 @pytest.mark.parametrize("timings", [PRODUCTS, OTHERS], ids=["products", "others"])
