@@ -20,6 +20,7 @@ from ecograph.schedule import Scheduler
 
 if TYPE_CHECKING:
     from ecograph import passes
+    from ecograph.advice import advise
     from ecograph.cost.meter import measure
     from ecograph.loop import TrainingLoop
 
@@ -29,6 +30,7 @@ __all__ = [
     "NoEffectWarning",
     "Scheduler",
     "TrainingLoop",
+    "advise",
     "explain",
     "keep_memory",
     "measure",
@@ -39,13 +41,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the passes, the loop generator and the meter when they are first asked for."""
+    """Imports the passes, the loop generator, the meter and what measures when they are first asked for."""
     if name == "passes":
         return import_module("ecograph.passes")
     if name == "loop":
         return import_module("ecograph.loop")
     if name == "TrainingLoop":
         return import_module("ecograph.loop").TrainingLoop
+    if name == "advise":
+        return import_module("ecograph.advice").advise
     if name == "measure":
         return import_module("ecograph.cost.meter").measure
     raise AttributeError(f"module 'ecograph' has no attribute {name!r}")

@@ -9,19 +9,27 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from ecograph.record import ATTRIBUTE
 
-def check_model(model: Any) -> None:
-    """Raises ValueError for what cannot be optimized."""
+
+def check_model(model: Any, *, says: str = "optimize") -> None:
+    """Raises ValueError for what cannot be optimized.
+
+    Args:
+        model: what the user gave.
+        says: the function that was called.
+    """
     if not isinstance(model, nn.Module):
         hint = ": pass an instance, model()" if isinstance(model, type) else ""
-        raise ValueError(f"optimize needs a torch.nn.Module, not {type(model).__name__}{hint}")
+        raise ValueError(f"{says} needs a torch.nn.Module, not {type(model).__name__}{hint}")
     for name, module in model.named_modules():
         if isinstance(module, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
             kind = type(module).__name__
             raise ValueError(f"{name or 'the model'} is wrapped in {kind}: optimize first, then wrap it")
     if _is_fsdp(model):
         raise ValueError("the model is sharded by FSDP: optimize first, then shard it")
-    if isinstance(model, torch._dynamo.OptimizedModule) or model._compiled_call_impl is not None:
+    ours = ATTRIBUTE in model.__dict__ and "compile" in model.__dict__[ATTRIBUTE].switched  # by recipe="auto"
+    if isinstance(model, torch._dynamo.OptimizedModule) or (model._compiled_call_impl is not None and not ours):
         raise ValueError("the model is compiled: optimize first, then torch.compile it")
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError("the model is a TorchScript module, which cannot be rewritten: optimize the Python model")

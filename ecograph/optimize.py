@@ -8,8 +8,9 @@ from __future__ import annotations
 import copy as copying
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+import torch
 from torch import fx, nn
 
 from ecograph import registry
@@ -24,6 +25,9 @@ from ecograph.rewrite.lower import lower as lower_plan
 from ecograph.rewrite.lower import undo
 from ecograph.rewrite.passes import GroupPass, Pass, Plan, plan, rewrite_graphs
 from ecograph.schedule import Ticker
+
+if TYPE_CHECKING:
+    from ecograph.advice.auto import Switches
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -57,7 +61,10 @@ def optimize(
             first training batch.
         passes: the passes to apply, in order, such as ``[ecograph.passes.SparseBackward(drop=0.8)]``, or names of
             installed passes. Overrides ``recipe``.
-        recipe: ``"exact"``, ``"balanced"`` or ``"aggressive"``.
+        recipe: ``"exact"``, ``"balanced"`` or ``"aggressive"``. ``"auto"``: the passes of ``"balanced"``, and what
+            ``ecograph.advise`` found best of the exact switches of torch: memory format and ``torch.compile``. Where
+            ``advise`` was not asked about this model yet, memory formats are measured now, on the example inputs, for
+            about fifteen seconds.
         skip: names of layers, or of modules with all that is in them, to leave alone.
         copy: leave ``model`` alone and return an optimized deep copy.
         lower: ``"model"`` changes the user's own model. ``"graph"`` returns the rewritten ``torch.fx.GraphModule`` in
@@ -74,9 +81,15 @@ def optimize(
     """
     check_model(model)
     check_names(model, skip)
-    chosen = _passes(passes, recipe)
+    auto = recipe == "auto" and passes is None
+    chosen = _passes(passes, "balanced" if auto else recipe)
+    if auto and lower == "graph":
+        raise ValueError(
+            "recipe='auto' switches things on in your own model: leave lower='graph' out, or name a recipe"
+        )
     if lower not in ("model", "graph"):
         raise ValueError(f"lower={lower!r}: give 'model' or 'graph'")
+    switches = _auto(model, example_inputs) if auto else None
     if copy:
         model = copying.deepcopy(model)
     restore_quietly(model)  # so that optimizing twice is optimizing once
@@ -86,7 +99,8 @@ def optimize(
     made = plan(chosen, sites, model, skip, captured)
     record = _record(made, captured)
     if not made.rewritten:
-        _warn_no_effect(made, captured)
+        if switches is None or not switches.of_the_model:
+            _warn_no_effect(made, captured)
     elif made.channels is not None and not made.sliced:
         name = next(p.name for p in made.passes if isinstance(p, GroupPass))
         warnings.warn(f"the pass {name!r} had no effect: {_why_whole(made)}", NoEffectWarning, stacklevel=2)
@@ -99,6 +113,8 @@ def optimize(
     if made.rates:
         model.register_forward_pre_hook(Ticker(made.rates))
     model.__dict__[ATTRIBUTE] = record
+    if switches is not None:
+        switches.apply(model, record)
     return model
 
 
@@ -131,6 +147,10 @@ def restore_quietly(model: nn.Module) -> None:
             undo(module, record.lowered)
             for rate in record.rates:
                 rate.close()
+            if "channels_last" in record.switched:
+                module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            if "compile" in record.switched:
+                module._compiled_call_impl = None
             hooks = module._forward_pre_hooks
             for key in [key for key, hook in hooks.items() if isinstance(hook, Ticker)]:
                 del hooks[key]
@@ -154,10 +174,17 @@ def compile_graphs(
     return captured, made, list(zip(before, after, strict=True))
 
 
+def _auto(model: nn.Module, example_inputs: Any) -> Switches:
+    """Returns the exact switches that were, or are now, found to pay on this machine."""
+    from ecograph.advice.auto import find_switches
+
+    return find_switches(model, example_inputs)
+
+
 def _passes(passes: Sequence[Any] | None, recipe: str) -> list[Pass | GroupPass]:
     if passes is None:
         if recipe not in RECIPES:
-            raise ValueError(f"recipe={recipe!r}: give one of {', '.join(map(repr, RECIPES))}")
+            raise ValueError(f"recipe={recipe!r}: give one of {', '.join(map(repr, (*RECIPES, 'auto')))}")
         installed = registry.names()
         for name in RECIPES[recipe]:
             if name not in installed:

@@ -88,6 +88,7 @@ class Record:
         lowered: what was changed in the model, in order.
         groups: every channel group that a pass was asked about, and the layers that are in none.
         notes: what the user should know about how to train now.
+        switched: what ``recipe="auto"`` switched on in the model: ``"channels_last"``, ``"compile"``.
     """
 
     passes: tuple[dict[str, Any], ...]
@@ -100,6 +101,7 @@ class Record:
     sliced_flops: list[tuple[Flops, tuple[Any, ...]]] = field(default_factory=list)
     groups: list[GroupRecord] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    switched: tuple[str, ...] = ()
 
 
 def records(model: nn.Module) -> list[Record]:

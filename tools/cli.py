@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ecograph.tools import data, running
+from ecograph.tools.advise import advise
 from ecograph.tools.calibrate import calibrate
 from ecograph.tools.demo import demo
 from ecograph.tools.doctor import doctor
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(inspect)
+app.command()(advise)
 app.command(epilog=data.epilog("[data] spec"))(train)
 app.command(cls=LoopCommand)(loop)
 app.command()(calibrate)
