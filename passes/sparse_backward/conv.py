@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
@@ -22,6 +23,7 @@ from ecograph.passes.sparse_backward.selection import (
     fill_value,
     select_channels,
 )
+from ecograph.rewrite.functions import per_dimension
 
 
 def sparse_conv(
@@ -72,6 +74,40 @@ def sparse_conv(
         input, weight, bias, geometry, keep, grads, random, unbiased
     )
     return output
+
+
+def padded_sparse_conv(
+    input: Tensor, weight: Tensor, bias: Tensor | None, *, padding: str | tuple[int, ...], **options: Any
+) -> Tensor:
+    """:func:`sparse_conv` of whatever the plain function takes: padding in words, and an input without a batch.
+
+    Args:
+        input: ``(N, C_in, *positions)`` or ``(C_in, *positions)``.
+        weight: as for :func:`sparse_conv`.
+        bias: likewise.
+        padding: likewise, or ``"same"`` or ``"valid"``.
+        **options: likewise.
+    """
+    dims = weight.ndim - 2
+    unbatched = input.ndim == dims + 1
+    input, padding = _numeric_padding(input, weight, padding, options["dilation"], dims)
+    output = sparse_conv(input.unsqueeze(0) if unbatched else input, weight, bias, padding=padding, **options)
+    return output.squeeze(0) if unbatched else output
+
+
+def _numeric_padding(
+    input: Tensor, weight: Tensor, padding: Any, dilation: Any, dims: int
+) -> tuple[Tensor, tuple[int, ...]]:
+    """Returns the input and the padding as numbers; what ``"same"`` needs on one side only is padded explicitly."""
+    if not isinstance(padding, str):
+        return input, per_dimension(padding, dims)
+    if padding == "valid":
+        return input, (0,) * dims
+    totals = [d * (k - 1) for d, k in zip(per_dimension(dilation, dims), weight.shape[2:], strict=True)]
+    if any(total % 2 for total in totals):  # the odd one goes to the right, as in torch
+        extra = [side for total in reversed(totals) for side in (0, total % 2)]
+        input = F.pad(input, extra)
+    return input, tuple(total // 2 for total in totals)
 
 
 class _SparseConv(torch.autograd.Function):

@@ -7,49 +7,19 @@ plain torch function and nothing else.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ecograph.cost.flops import Flops
-from ecograph.passes.sparse_backward.conv import sparse_conv
+from ecograph.cost.flops import Flops, conv_flops, linear_flops
+from ecograph.passes.sparse_backward.conv import padded_sparse_conv
+from ecograph.passes.sparse_backward.keep import kept_channels, sparse_cost
 from ecograph.passes.sparse_backward.linear import sparse_linear
-from ecograph.passes.sparse_backward.pays import Workload, why_dense
+from ecograph.passes.sparse_backward.pays import why_dense_here
 from ecograph.rewrite.functions import mapped, per_dimension, plain_conv
 from ecograph.schedule import Rate
-
-
-def kept_channels(channels: int, drop: float, align: int = 1) -> int:
-    """Returns how many of ``channels`` a drop rate keeps: ``max(int((1 - drop) * channels), 1)``, rounded up to align.
-
-    Args:
-        channels: output channels, of one group.
-        drop: from 0 to below 1.
-        align: the result is a multiple of it, or all channels.
-    """
-    keep = max(int((1 - drop) * channels + 1e-6), 1)  # 1 - 0.8 is a hair less than 0.2
-    return min(-(-keep // align) * align, channels)
-
-
-def sparse_cost(plain: Flops, channels: int, rate: float, grads: tuple[bool, bool], align: int) -> Flops:
-    """Returns the FLOPs of a layer at a drop rate: its sparse gradients shrink to the kept channels.
-
-    Args:
-        plain: of the plain layer.
-        channels: output channels, of one group.
-        rate: the drop rate.
-        grads: whether grad_input and grad_weight are sparse.
-        align: as in the pass.
-    """
-    keep = kept_channels(channels, rate, align)
-    return replace(
-        plain,
-        grad_input=plain.grad_input * keep // channels if grads[0] else plain.grad_input,
-        grad_weight=plain.grad_weight * keep // channels if grads[1] else plain.grad_weight,
-    )
 
 
 class SparseLayer:
@@ -112,7 +82,8 @@ class SparseLayer:
         if keep == weight.shape[0]:
             output = F.linear(input, weight, bias)
             if self.dense_because is None:
-                self._decide(Workload.of_linear(tuple(output.shape), weight.shape[1]), input, weight)
+                flops = linear_flops(tuple(output.shape), weight.shape[1])
+                self._decide(flops, (), input, weight, bias)
             return output
         return sparse_linear(
             input, weight, bias, keep=keep, grads=self.grads, random=self.random, unbiased=self.unbiased
@@ -142,17 +113,15 @@ class SparseLayer:
             )  # fmt: skip
             if self.dense_because is None:
                 shapes = tuple(input.shape), tuple(weight.shape), tuple(output.shape)
-                self._decide(Workload.of_conv(*shapes, transposed=transposed), input, weight)
+                geometry = (dims, stride, padding, dilation, groups, transposed, output_padding)
+                self._decide(conv_flops(*shapes, transposed=transposed), geometry, input, weight, bias)
             return output
-        input, padding = _numeric_padding(input, weight, padding, dilation, dims)
-        unbatched = input.ndim == dims + 1
-        output = sparse_conv(
-            input.unsqueeze(0) if unbatched else input, weight, bias,
+        return padded_sparse_conv(
+            input, weight, bias,
             stride=per_dimension(stride, dims), padding=padding, dilation=per_dimension(dilation, dims), groups=groups,
             transposed=transposed, output_padding=per_dimension(output_padding, dims),
             keep=keep, grads=self.grads, random=self.random, unbiased=self.unbiased,
         )  # fmt: skip
-        return output.squeeze(0) if unbatched else output
 
     def _keep_now(self, input: Tensor, weight: Tensor, channels: int) -> int:
         """Returns how many channels this call's backward keeps; all of them for the plain function."""
@@ -165,26 +134,40 @@ class SparseLayer:
             return channels
         return self.keep(channels)
 
-    def _decide(self, workload: Workload, input: Tensor, weight: Tensor) -> None:
-        """Settles, at the first training batch, whether this layer's backward is ever sparse."""
+    def _decide(
+        self, flops: int, geometry: tuple[Any, ...], input: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> None:
+        """Settles, at the first training batch, whether this layer's backward is ever sparse.
+
+        Args:
+            flops: of the forward.
+            geometry: arguments of ``PlainProduct.conv``; none for a linear product.
+            input: as everything below, what the product is called with.
+            weight: likewise.
+            bias: likewise.
+        """
         if not torch.is_grad_enabled():
             return
         wants = (input.requires_grad, weight.requires_grad)
-        self.flops = Flops(workload.flops, workload.flops * wants[0], workload.flops * wants[1])
-        sparse = (self.grads[0] and wants[0], self.grads[1] and wants[1])
-        self.dense_because = why_dense(workload, self.rate.peak, sparse)
+        self.flops = Flops(flops, flops * wants[0], flops * wants[1])
+        self.dense_because = why_dense_here(
+            geometry,
+            tuple(input.shape),
+            tuple(weight.shape),
+            bias is not None,
+            _computing_type(input, weight),
+            input.device.type,
+            wants,
+            self.rate.peak,
+            self.align,
+            self.grads,
+            self.random,
+            self.unbiased,
+        )
 
 
-def _numeric_padding(
-    input: Tensor, weight: Tensor, padding: Any, dilation: Any, dims: int
-) -> tuple[Tensor, tuple[int, ...]]:
-    """Returns the input and the padding as numbers; what ``"same"`` needs on one side only is padded explicitly."""
-    if not isinstance(padding, str):
-        return input, per_dimension(padding, dims)
-    if padding == "valid":
-        return input, (0,) * dims
-    totals = [d * (k - 1) for d, k in zip(per_dimension(dilation, dims), weight.shape[2:], strict=True)]
-    if any(total % 2 for total in totals):  # the odd one goes to the right, as in torch
-        extra = [side for total in reversed(totals) for side in (0, total % 2)]
-        input = F.pad(input, extra)
-    return input, tuple(total // 2 for total in totals)
+def _computing_type(input: Tensor, weight: Tensor) -> str:
+    """Returns the name of the type that the product computes with."""
+    device = input.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    return str(dtype).removeprefix("torch.")

@@ -1,68 +1,126 @@
-"""Whether a sparse backward pays for a layer: a simple rule, from shapes.
+"""Whether a sparse backward pays for a layer: the cost model is asked what the layer runs with it and without.
 
-What is saved is arithmetic: ``drop`` times the backward's FLOPs. What it costs is traffic: reading grad_output once
-more for the scores, gathering the kept channels, filling and scattering grad_weight, and a fixed time for a dozen more
-calls. Both are turned into time with round figures for one device class; the layer is made sparse where it saves
-clearly more than it costs.
+Both are recorded as they really run, forward and backward, on tensors without data, and priced on the device at hand.
+What is saved is products on fewer channels; what it costs is scoring and choosing channels, taking and putting back,
+and a dozen more calls.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import Any
 
-from ecograph.cost.flops import conv_flops, linear_flops
+import torch
+from torch import Tensor
 
-# Round figures for a current CPU core, found with benchmarks/sparse_backward.py on two cores: products run at about 100
-# GFLOP/s, the extra passes move about 3 GB/s each way (single-use memory, page faults included), and the extra calls of
-# one layer take 0.15 ms. On a GPU all three are larger by similar factors, except the calls, so the rule is a little
-# too eager there for tiny layers.
-_FLOPS_PER_SECOND = 100e9
-_ELEMENTS_PER_SECOND = 3e9
-_CALLS_SECONDS = 150e-6
-#: The saving must be this many times the cost, since the figures are rough.
-_MARGIN = 1.5
+from ecograph.cost.devices import Roofline
+from ecograph.cost.pays import PlainProduct, ProductCall, Spec, Verdict, at_hand, compare
+from ecograph.passes.sparse_backward.conv import padded_sparse_conv
+from ecograph.passes.sparse_backward.keep import kept_channels
+from ecograph.passes.sparse_backward.linear import sparse_linear
 
 
 @dataclass(frozen=True)
-class Workload:
-    """The size of one product.
+class SparseProduct:
+    """A product with the sparse backward.
 
     Attributes:
-        flops: multiply-adds of the forward times two; each gradient costs the same.
-        output_elements: of grad_output.
-        weight_elements: of grad_weight.
+        product: the plain one.
+        keep: channels kept, of each group.
+        grads: whether grad_input, and grad_weight, are sparse.
+        random: as in :func:`~.sparse_conv`.
+        unbiased: likewise.
     """
 
-    flops: int
-    output_elements: int
-    weight_elements: int
+    product: PlainProduct
+    keep: int
+    grads: tuple[bool, bool] = (True, True)
+    random: bool = False
+    unbiased: bool = False
 
-    @classmethod
-    def of_linear(cls, output: tuple[int, ...], in_features: int) -> Workload:
-        """A linear product with this output shape."""
-        return cls(linear_flops(output, in_features), math.prod(output), output[-1] * in_features)
-
-    @classmethod
-    def of_conv(
-        cls, input: tuple[int, ...], weight: tuple[int, ...], output: tuple[int, ...], *, transposed: bool
-    ) -> Workload:
-        """A convolution with these shapes."""
-        flops = conv_flops(input, weight, output, transposed=transposed)
-        return cls(flops, math.prod(output), math.prod(weight))
-
-    def sliced(self, inp: float, out: float) -> Workload:
-        """The same product on shares of its input and output channels."""
-        return Workload(
-            round(self.flops * inp * out), round(self.output_elements * out), round(self.weight_elements * inp * out)
-        )
+    def __call__(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Computes the product."""
+        plain = self.product
+        options: dict[str, Any] = {
+            "keep": self.keep, "grads": self.grads, "random": self.random, "unbiased": self.unbiased
+        }  # fmt: skip
+        if not plain.dims:
+            return sparse_linear(input, weight, bias, **options)
+        return padded_sparse_conv(
+            input, weight, bias, stride=plain.stride, padding=plain.padding, dilation=plain.dilation,
+            groups=plain.groups, transposed=plain.transposed, output_padding=plain.output_padding, **options,
+        )  # fmt: skip
 
 
-def why_dense(workload: Workload, drop: float, grads: tuple[bool, bool]) -> str:
-    """Returns why a layer of this size should stay dense at this drop, or ``""`` where a sparse backward pays."""
-    saves = drop * workload.flops * sum(grads) / _FLOPS_PER_SECOND
-    moved = (1 + 2 * (1 - drop)) * workload.output_elements + workload.weight_elements
-    costs = moved / _ELEMENTS_PER_SECOND + _CALLS_SECONDS
-    if saves >= _MARGIN * costs:
-        return ""
-    return f"does not pay: would save about {saves * 1e3:.2g} ms and cost {costs * 1e3:.2g} ms"
+def sparse_verdict(
+    call: ProductCall,
+    keep: int,
+    prices: Roofline,
+    *,
+    grads: tuple[bool, bool] = (True, True),
+    random: bool = False,
+    unbiased: bool = False,
+) -> Verdict:
+    """Returns what a sparse backward saves and costs in a layer.
+
+    Args:
+        call: the layer's product.
+        keep: channels kept, of each group.
+        prices: of the device it runs on.
+        grads: whether grad_input, and grad_weight, are sparse.
+        random: as in the pass.
+        unbiased: likewise.
+    """
+    if not (grads[0] and call.input.requires_grad or grads[1] and call.weight.requires_grad):
+        return Verdict(0.0, 0.0)
+    sparse = SparseProduct(call.product, keep, grads, random, unbiased)
+    return compare(call.record(), call.record(sparse), prices)
+
+
+def why_dense_here(
+    geometry: tuple[Any, ...],
+    input: tuple[int, ...],
+    weight: tuple[int, ...],
+    has_bias: bool,
+    dtype: str,
+    device: str,
+    wants: tuple[bool, bool],
+    drop: float,
+    align: int,
+    grads: tuple[bool, bool],
+    random: bool,
+    unbiased: bool,
+) -> str:
+    """Returns why the layer that is running now should stay dense, or ``""``.
+
+    All arguments are constants, so that a compiler may call it while it traces.
+
+    Args:
+        geometry: arguments of :meth:`PlainProduct.conv`; none for a linear product.
+        input: shape.
+        weight: shape.
+        has_bias: whether there is one.
+        dtype: name of the type that it computes with.
+        device: torch's type of the device.
+        wants: whether grad_input and grad_weight are needed.
+        drop: the rate.
+        align: as in the pass, as all that follows.
+        grads: likewise.
+        random: likewise.
+        unbiased: likewise.
+    """
+    product = PlainProduct.conv(*geometry) if geometry else PlainProduct()
+    outputs = weight[1] * product.groups if product.transposed else weight[0]
+    type_ = getattr(torch, dtype)
+    call = ProductCall(
+        product,
+        Spec(input, type_, wants[0]),
+        Spec(weight, type_, wants[1], weight=True),
+        Spec((outputs,), type_, wants[1], weight=True) if has_bias else None,
+    )
+    keep = kept_channels(outputs // product.groups, drop, align)
+    return sparse_verdict(call, keep, at_hand(device), grads=grads, random=random, unbiased=unbiased).why_not
+
+
+# What torch.compiler.assume_constant_result does; to call that would import the whole compiler here.
+why_dense_here._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import fx, nn
 
 from ecograph.analysis.sites import Site
+from ecograph.capture.inputs import device_of
 from ecograph.cost.flops import Flops
+from ecograph.cost.pays import at_hand, product_call
 from ecograph.passes.sparse_backward.config import Options
 from ecograph.passes.sparse_backward.conv import sparse_conv
-from ecograph.passes.sparse_backward.layer import SparseLayer, kept_channels, sparse_cost
+from ecograph.passes.sparse_backward.keep import kept_channels, sparse_cost
+from ecograph.passes.sparse_backward.layer import SparseLayer
 from ecograph.passes.sparse_backward.linear import sparse_linear
 from ecograph.passes.sparse_backward.modules import REPLACEMENTS
-from ecograph.passes.sparse_backward.pays import Workload, why_dense
+from ecograph.passes.sparse_backward.pays import sparse_verdict
 from ecograph.rewrite.functions import per_dimension
 from ecograph.schedule import Rate
 
@@ -66,7 +69,7 @@ class SparseBackward(Options):
         if sites and not any(allowed):
             names = ", ".join(site.name for site in sites[:3])
             raise ValueError(f"filter_fn matches none of the {len(sites)} layers ({names}, ...): change it or leave it")
-        return [self._verdict(site) if ok else "filter_fn" for site, ok in zip(sites, allowed, strict=True)]
+        return [self._verdict(site, model) if ok else "filter_fn" for site, ok in zip(sites, allowed, strict=True)]
 
     def _filtered(self, site: Site, model: nn.Module) -> bool:
         if self.filter_fn is None:
@@ -74,7 +77,7 @@ class SparseBackward(Options):
         owner = site.parameters[-1].rpartition(".")[0].removesuffix(".parametrizations.weight")
         return bool(self.filter_fn(model.get_submodule(owner), site.name))
 
-    def _verdict(self, site: Site) -> str | None:
+    def _verdict(self, site: Site, model: nn.Module) -> str | None:
         if self.drop == 0:
             return "drop is 0"
         if site.first and self.skip_first:
@@ -95,11 +98,19 @@ class SparseBackward(Options):
             return f"keeps all {per_group} channels at this drop and align={self.align}"
         if self.when == "always":
             return ""
-        workload = _workload(site)
-        return None if workload is None else why_dense(workload, self.drop, self._sparse_grads(site))
-
-    def _sparse_grads(self, site: Site) -> tuple[bool, bool]:
-        return ("input" in self.grads and site.needs_grad[0], "weight" in self.grads and site.needs_grad[1])
+        call = product_call(site, model)
+        if call is None:
+            return None
+        inp, out = site.shares  # of a slice, where one is taken
+        verdict = sparse_verdict(
+            call.sliced(inp, out),
+            kept_channels(max(round(per_group * out), 1), self.drop, self.align),
+            at_hand(getattr(device_of(model), "type", "cpu")),
+            grads=("input" in self.grads, "weight" in self.grads),
+            random=self.select == "random",
+            unbiased=self.unbiased,
+        )
+        return verdict.why_not
 
     def rewrite(self, graph: fx.Graph, site: Site) -> fx.Node:
         """Replaces the product's node by ``sparse_conv`` or ``sparse_linear`` at the peak drop rate."""
@@ -162,13 +173,3 @@ class SparseBackward(Options):
     def _channels(site: Site) -> int:
         assert site.out_channels is not None
         return site.out_channels // site.groups
-
-
-def _workload(site: Site) -> Workload | None:
-    if site.input_shape is None or site.output_shape is None or site.weight_shape is None:
-        return None
-    if site.kind == "conv":
-        whole = Workload.of_conv(site.input_shape, site.weight_shape, site.output_shape, transposed=site.transposed)
-    else:
-        whole = Workload.of_linear(site.output_shape, site.input_shape[-1])
-    return whole.sliced(*site.shares)

@@ -8,6 +8,7 @@ import platform
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -73,15 +74,22 @@ def load(name: str) -> Device | None:
         return None
     again = f"run ecograph calibrate again, or delete {path}"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        version = data["version"]
-        if version == VERSION:
-            return _device(data["device"])
+        device = _read(path, path.stat().st_mtime_ns)
+        if device is not None:
+            return device
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path.name} holds no device that was calibrated ({type(error).__name__}): {again}"
         ) from error
     raise ValueError(f"{path.name} was written by another version of ecograph: {again}")
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, changed: int) -> Device | None:
+    """Returns the device in a file that was last changed then; None where another version wrote it."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    version = data["version"]
+    return _device(data["device"]) if version == VERSION else None
 
 
 def _device(table: Mapping[str, Any]) -> Device:

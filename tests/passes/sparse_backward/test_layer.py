@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from ecograph.cost.flops import Flops
-from ecograph.passes.sparse_backward.layer import SparseLayer, kept_channels, sparse_cost
+from ecograph.passes.sparse_backward.keep import kept_channels, sparse_cost
+from ecograph.passes.sparse_backward.layer import SparseLayer
 from ecograph.schedule import Rate
 
 

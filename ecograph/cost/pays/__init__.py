@@ -1,0 +1,11 @@
+"""Whether a change to a layer pays: what runs with it and without, recorded without data, and priced on a device.
+
+`call.py` records a call forward and backward; `verdict.py` compares two of them on the device at hand; `product.py` is
+the plain product of a layer, from its shapes. Passes bring what they put in its place.
+"""
+
+from ecograph.cost.pays.call import Spec, record_call
+from ecograph.cost.pays.product import PlainProduct, ProductCall, product_call
+from ecograph.cost.pays.verdict import Verdict, at_hand, compare
+
+__all__ = ["PlainProduct", "ProductCall", "Spec", "Verdict", "at_hand", "compare", "product_call", "record_call"]

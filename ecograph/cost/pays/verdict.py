@@ -1,0 +1,100 @@
+"""What a change saves and what it costs, in seconds on the device at hand."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ecograph.cost.devices import Device, Roofline, find_device
+from ecograph.cost.devices.shipped import GENERIC
+from ecograph.cost.steps.op import Op
+
+#: What is saved must be this many times what is paid for it: predictions of both are off by about a fifth.
+MARGIN = 1.25
+#: A GPU that no profile is for is taken for one in the middle.
+GPU = "l4"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a change to a step does to its time.
+
+    Attributes:
+        saves: seconds that products, or whatever else shrinks, take less.
+        costs: seconds that all else takes more.
+    """
+
+    saves: float
+    costs: float
+
+    @property
+    def pays(self) -> bool:
+        """Whether more is saved than paid, by a margin."""
+        return self.saves > MARGIN * self.costs
+
+    @property
+    def why_not(self) -> str:
+        """The reason to leave it, ``""`` where it pays."""
+        if self.pays:
+            return ""
+        return f"does not pay: saves {_in_words(self.saves)}, costs {_in_words(self.costs)}"
+
+    def __add__(self, other: Verdict) -> Verdict:
+        return Verdict(self.saves + other.saves, self.costs + other.costs)
+
+
+def compare(before: Iterable[Op], after: Iterable[Op], prices: Roofline) -> Verdict:
+    """Returns what ``after`` saves against ``before``: in products, and in all else, either of which may grow."""
+    gains = [
+        first - second for first, second in zip(_seconds(before, prices), _seconds(after, prices), strict=True)
+    ]  # fmt: skip
+    return Verdict(saves=sum(gain for gain in gains if gain > 0), costs=sum(-gain for gain in gains if gain < 0))
+
+
+def _seconds(ops: Iterable[Op], prices: Roofline) -> tuple[float, float]:
+    """Returns the seconds of products, and of all else."""
+    products = others = 0.0
+    for op in ops:
+        if op.flops:
+            products += prices.seconds(op)
+        else:
+            others += prices.seconds(op)
+    return products, others
+
+
+_last: Roofline | None = None
+
+
+def at_hand(type: str = "cpu") -> Roofline:
+    """Returns the prices of the device at hand: as it was calibrated, or else from datasheets.
+
+    Args:
+        type: torch's, of the device that the model is on.
+
+    Warns:
+        UserWarning: where the machine's profile cannot be read.
+    """
+    global _last
+    device = _find(type)
+    if _last is None or _last.device is not device:
+        _last = Roofline(device)
+    return _last
+
+
+def _find(type: str) -> Device:
+    if type not in ("cpu", "cuda", "meta"):
+        return find_device(GPU)
+    try:
+        return find_device(type="cuda" if type == "cuda" else "cpu")
+    except ValueError as error:
+        if type == "cuda":
+            return find_device(GPU)
+        warnings.warn(f"what pays is judged as on {GENERIC}: {error}", stacklevel=2)
+        return find_device(GENERIC)
+
+
+def _in_words(seconds: float) -> str:
+    if seconds == 0:
+        return "nothing"
+    return f"{seconds * 1e3:.2g} ms" if seconds >= 1e-4 else f"{seconds * 1e6:.2g} us"
