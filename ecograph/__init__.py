@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ecograph.advice import advise
     from ecograph.cost.meter import measure
     from ecograph.loop import TrainingLoop
+    from ecograph.sweeps import sweep
 
 __version__ = version("ecograph")
 
@@ -37,6 +38,7 @@ __all__ = [
     "optimize",
     "passes",
     "restore",
+    "sweep",
 ]
 
 
@@ -44,12 +46,14 @@ def __getattr__(name: str) -> Any:
     """Imports the passes, the loop generator, the meter and what measures when they are first asked for."""
     if name == "passes":
         return import_module("ecograph.passes")
-    if name == "loop":
-        return import_module("ecograph.loop")
+    if name in ("loop", "sweeps"):
+        return import_module(f"ecograph.{name}")
     if name == "TrainingLoop":
         return import_module("ecograph.loop").TrainingLoop
     if name == "advise":
         return import_module("ecograph.advice").advise
     if name == "measure":
         return import_module("ecograph.cost.meter").measure
+    if name == "sweep":
+        return import_module("ecograph.sweeps").sweep
     raise AttributeError(f"module 'ecograph' has no attribute {name!r}")

@@ -16,6 +16,7 @@ from ecograph.tools.doctor import doctor
 from ecograph.tools.inspect import inspect
 from ecograph.tools.loop import loop
 from ecograph.tools.pass_options import LoopCommand
+from ecograph.tools.sweep import sweep
 from ecograph.tools.train import train
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ app.command()(demo)
 app.command()(inspect)
 app.command()(advise)
 app.command(epilog=data.epilog("[data] spec"))(train)
+app.command()(sweep)
 app.command(cls=LoopCommand)(loop)
 app.command()(calibrate)
 app.command()(doctor)

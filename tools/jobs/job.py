@@ -21,6 +21,8 @@ class Model:
     spec: str
     channels_last: bool = False
     skip: Sequence[str] = ()
+    weights: str | None = None
+    freeze: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,8 @@ class Job:
             data=data.spec,
             channels_last=self.model.channels_last,
             skip=tuple(self.model.skip),
+            weights=self.model.weights,
+            freeze=tuple(self.model.freeze),
             batching=Batching(data.batch_size, data.limit, data.workers, data.drop_last),
             loss=self.top.loss,
             optimizer=self.optimizer.name,

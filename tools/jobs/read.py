@@ -27,7 +27,7 @@ LOOP: dict[str, Any] = {
 
 
 #: Tables of which a text alone says this key: ``schedule = "none"``.
-_SHORT = {"model": "spec", "data": "spec", "optimizer": "name", "schedule": "name"}
+SHORT = {"model": "spec", "data": "spec", "optimizer": "name", "schedule": "name"}
 
 
 def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
@@ -42,8 +42,8 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
     """
     table = toml.read(path)
     changed = set()
-    for change in changes:
-        changed.add(_set(table, change))
+    for each in changes:
+        changed.add(change(table, each))
     return make_job(table, says=str(path), changed=changed)
 
 
@@ -61,20 +61,29 @@ def make_job(table: Mapping[str, Any], *, says: str, changed: set[str] | frozens
     return _Reader(says, changed).job(table)
 
 
-def _set(table: dict[str, Any], change: str) -> str:
-    key, equals, text = change.partition("=")
+def change(table: dict[str, Any], text: str) -> str:
+    """Makes a change of the command line in a table, and returns the key that it changed.
+
+    Args:
+        table: as TOML gives it.
+        text: ``"loop.epochs=3"``.
+
+    Raises:
+        UserError: for a text that is no change.
+    """
+    key, equals, value = text.partition("=")
     key = key.strip()
     *path, last = key.split(".")
     if not equals or not last or not all(path):
-        raise UserError(f"--set {change!r}: give KEY=VALUE, such as loop.epochs=3")
+        raise UserError(f"--set {text!r}: give KEY=VALUE, such as loop.epochs=3")
     for name in path:
         found = table.setdefault(name, {})
-        if isinstance(found, str) and name in _SHORT:
-            found = table[name] = {_SHORT[name]: found}
+        if isinstance(found, str) and name in SHORT:
+            found = table[name] = {SHORT[name]: found}
         elif not isinstance(found, dict):
             found = table[name] = {}  # such as passes.gradsamp, which was false
         table = found
-    table[last] = toml.value(text.strip())
+    table[last] = toml.value(value.strip())
     return key
 
 
@@ -116,8 +125,8 @@ class _Reader:
 
     def _table(self, table: Mapping[str, Any], name: str) -> Mapping[str, Any]:
         found = table.get(name, {})
-        if isinstance(found, str) and name in _SHORT:
-            return {_SHORT[name]: found}
+        if isinstance(found, str) and name in SHORT:
+            return {SHORT[name]: found}
         if not isinstance(found, Mapping):
             raise self._error(name, f"{name} = {found!r} must be a table: [{name}]")
         return found
@@ -173,6 +182,8 @@ class _Reader:
             return
         close = get_close_matches(key, list(known), 1)
         elsewhere = [each for each in _all_keys() if each.endswith(f".{key}")]
+        if name == "sweep":
+            raise self._error(name, "[sweep] is for ecograph sweep: run this file with it, or leave the table out")
         near = _dotted(at, close[0]) if close else elsewhere[0] if elsewhere else None
         hint = f"did you mean {near!r}?" if near else f"there are {', '.join(known)}"
         raise self._error(name, f"there is no key {name!r}; {hint}")

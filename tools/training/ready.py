@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from ecograph.tools.training.losses import Loss, find_loss
 from ecograph.tools.training.optimizers import make_optimizer
 from ecograph.tools.training.schedules import make_schedule
 from ecograph.tools.training.setup import Setup
+from ecograph.tools.training.weights import freeze, load_weights
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,10 @@ def make_ready(setup: Setup, course: Course) -> Ready:
 
     train_loader, val_loader = loaders(found, setup.batching, seed=setup.seed)
     model = subject.build().to(device)
+    if setup.weights is not None:
+        load_weights(model, Path(setup.weights))
+    if setup.freeze:
+        freeze(model, setup.freeze)
     if setup.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     batch = _on(first_batch(train_loader), device)
@@ -73,7 +79,8 @@ def make_ready(setup: Setup, course: Course) -> Ready:
             ecograph.optimize(model, example_inputs=model_inputs(batch), passes=setup.passes, skip=setup.skip)
     elif setup.skip:
         raise UserError(f"skip={list(setup.skip)} has no effect: there is no pass that rewrites the model")
-    optimizer = make_optimizer(setup.optimizer, model.parameters(), setup.optimizer_options)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = make_optimizer(setup.optimizer, trained, setup.optimizer_options)
     schedule = make_schedule(
         setup.schedule,
         optimizer,

@@ -18,6 +18,8 @@ class Setup:
         data: SPEC.
         channels_last: keep images in the memory format in which convolutions are fastest.
         skip: layers that the passes leave alone.
+        weights: a file with a state_dict to begin from; None for fresh weights.
+        freeze: layers, or modules with all that is in them, that are not trained.
         batching: how batches are made.
         loss: name of the loss; None for the one that fits the data.
         optimizer: its name.
@@ -33,6 +35,8 @@ class Setup:
     data: str
     channels_last: bool = False
     skip: tuple[str, ...] = ()
+    weights: str | None = None
+    freeze: tuple[str, ...] = ()
     batching: Batching = field(default_factory=Batching)
     loss: str | None = None
     optimizer: str = "adamw"

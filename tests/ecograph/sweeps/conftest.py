@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from small_sweeps import SPACE, make_loaders, make_model
+from torch import nn
+
+from ecograph.sweeps.functions import Functions, active
+from ecograph.sweeps.space import parse_space
+
+pytest.importorskip("optuna")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def functions() -> Functions:
+    """A family of small trainings that take some hundredths of a second."""
+    return Functions(make_model, make_loaders, parse_space(SPACE, active), nn.functional.cross_entropy)
