@@ -48,7 +48,7 @@ EXTRA = ("resnet18", "resnet50", "convnext")
 
 #: name of a pass -> its options at a rate. Others than SliceOut are there to compare with.
 PASSES: dict[str, Callable[[float], dict[str, Any]]] = {
-    "sliceout": lambda rate: {"rate": rate, "schedule": "constant"},
+    "sliceout": lambda rate: {"rate": rate, "schedule": "constant", "when": "always"},
     "sparse_backward": lambda rate: {
         "drop": rate, "schedule": "constant", "when": "always", "skip_first": False, "skip_last": False,
     },

@@ -48,19 +48,25 @@ class Arm:
 
 DENSE = "dense"
 
+
+def slices(rate: float, **options: Any) -> dict[str, Any]:
+    """Returns SliceOut's options: every group that can be sliced is, so that its accuracy is seen in full."""
+    return {"when": "always", "rate": rate, "schedule": "constant", **options}
+
+
 ARMS: dict[str, Arm] = {
     DENSE: Arm("dense"),
-    "sliceout-0.25": Arm("SliceOut 0.25", "sliceout", {"rate": 0.25, "schedule": "constant"}),
+    "sliceout-0.25": Arm("SliceOut 0.25", "sliceout", slices(0.25)),
     "sliceout-0.25-bn": Arm(
-        "SliceOut 0.25, then update_bn", "sliceout", {"rate": 0.25, "schedule": "constant"}, recalibrate=True
+        "SliceOut 0.25, then update_bn", "sliceout", slices(0.25), recalibrate=True
     ),
-    "sliceout-0.5": Arm("SliceOut 0.5", "sliceout", {"rate": 0.5, "schedule": "constant"}),
+    "sliceout-0.5": Arm("SliceOut 0.5", "sliceout", slices(0.5)),
     "sliceout-0.5-bn": Arm(
-        "SliceOut 0.5, then update_bn", "sliceout", {"rate": 0.5, "schedule": "constant"}, recalibrate=True
+        "SliceOut 0.5, then update_bn", "sliceout", slices(0.5), recalibrate=True
     ),
-    "sliceout-0.5-tail": Arm("SliceOut 0.5, last 30% dense", "sliceout", {"rate": 0.5, "schedule": "constant"}, 0.3),
+    "sliceout-0.5-tail": Arm("SliceOut 0.5, last 30% dense", "sliceout", slices(0.5), 0.3),
     "sliceout-0.5-probability": Arm(
-        "SliceOut 0.5, probability", "sliceout", {"rate": 0.5, "schedule": "constant", "normalization": "probability"}
+        "SliceOut 0.5, probability", "sliceout", slices(0.5, normalization="probability")
     ),
     "sparse-0.8": Arm(
         "sparse backward 0.8, every other step",

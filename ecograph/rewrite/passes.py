@@ -131,8 +131,14 @@ class GroupPass(Protocol):
         """Returns the rate that all groups of one application share."""
         ...
 
-    def choose(self, groups: Sequence[Group], model: nn.Module) -> list[str]:
-        """Returns for each group why it stays whole, ``""`` to slice it."""
+    def choose(self, groups: Sequence[Group], model: nn.Module, slicing: Slicing) -> list[str]:
+        """Returns for each group why it stays whole, ``""`` to slice it.
+
+        Args:
+            groups: the groups that it may slice.
+            model: for filters.
+            slicing: every call that slicing all groups would change.
+        """
         ...
 
     def shares(self, cut: ProductCut, groups: Sequence[Group]) -> tuple[float, float]:
@@ -297,7 +303,8 @@ def _choose_groups(
     channels, sites = made.channels, [choice.site for choice in made.choices]
     assert channels is not None
     made.groups = [GroupChoice(group) for group in channels.groups]
-    refused = unsupported(find_slicing(captured.graphs, channels, sites, model))
+    every = find_slicing(captured.graphs, channels, sites, model)
+    refused = unsupported(every)
     for choice in made.groups:
         group = choice.group
         products = (*group.producers, *group.consumers)
@@ -305,7 +312,7 @@ def _choose_groups(
         skipped = skipped or any(_inside(site, name) for site in products for name in skip)
         choice.reason = "named in skip" if skipped else refused.get(choice.group.name, "")
     asked = [choice for choice in made.groups if not choice.reason]
-    for choice, reason in zip(asked, pass_.choose([choice.group for choice in asked], model), strict=True):
+    for choice, reason in zip(asked, pass_.choose([choice.group for choice in asked], model, every), strict=True):
         choice.reason = reason
         choice.pass_ = None if reason else pass_
     channels.keep([choice.group for choice in made.sliced])

@@ -30,6 +30,7 @@ class Options(PassOptions):
     max_scale: float = 4.0
     schedule: Literal["alternate", "constant", "linear", "cosine", "bar"] = "constant"
     update: Literal["autograd", "slice"] = "autograd"
+    when: Literal["pays", "always"] = "pays"
     seed: int = 0
     filter_fn: Callable[[nn.Module, str], bool] | None = None
 
@@ -40,6 +41,7 @@ class Options(PassOptions):
         one_of("starts", self.starts, ("grid", "blocks", "any"))
         one_of("schedule", self.schedule, tuple(SCHEDULES))
         one_of("update", self.update, ("autograd", "slice"))
+        one_of("when", self.when, ("pays", "always"))
         for name in ("align", "min_width"):
             whole_number(name, getattr(self, name), 1)
         whole_number("seed", self.seed, 0)

@@ -10,6 +10,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ecograph.analysis.channels import Group
 from ecograph.analysis.layout import Layout, is_sliced
+from ecograph.capture.inputs import device_of
+from ecograph.cost.pays import at_hand
 from ecograph.passes.sliceout.config import Options
 from ecograph.passes.sliceout.draws import SliceRate
 from ecograph.passes.sliceout.graph import put_slices
@@ -17,6 +19,7 @@ from ecograph.passes.sliceout.group_slice import GroupSlice
 from ecograph.passes.sliceout.layer import SlicedLayer
 from ecograph.passes.sliceout.modules import REPLACEMENTS
 from ecograph.passes.sliceout.norm import SlicedNorm, sliced_batch_norm
+from ecograph.passes.sliceout.pays import group_verdicts
 from ecograph.passes.sliceout.take import Cut, take
 from ecograph.passes.sliceout.widths import kept_units
 from ecograph.rewrite.calls import Sizes
@@ -55,6 +58,7 @@ class SliceOut(Options):
         schedule: as for :class:`~ecograph.passes.SparseBackward`; by default the rate is constant.
         update: what happens to the rows outside the slice in an optimizer step. ``"autograd"``: their gradient is zero;
             momentum and weight decay act on them as on any parameter. ``"slice"``: the optimizer leaves them alone.
+        when: ``"pays"``: only groups whose layers save more time than slicing costs; ``"always"``.
         seed: of the draws. The slice of a step depends on seed, step and group alone.
         filter_fn: ``(module, name) -> bool``: only groups all of whose layers it says True to. ``module`` is the layer.
 
@@ -71,7 +75,7 @@ class SliceOut(Options):
         """Returns the rate that all groups of one application share; it also draws their slices."""
         return SliceRate(self.rate, self.schedule, self.seed)
 
-    def choose(self, groups: Sequence[Group], model: nn.Module) -> list[str]:
+    def choose(self, groups: Sequence[Group], model: nn.Module, slicing: Slicing) -> list[str]:
         """Returns for each group why it stays whole, ``""`` to slice it.
 
         Raises:
@@ -83,7 +87,18 @@ class SliceOut(Options):
             raise ValueError(
                 f"filter_fn matches none of the {len(groups)} groups ({names}, ...): change it or leave it"
             )
-        return [self._verdict(group) if ok else "filter_fn" for group, ok in zip(groups, allowed, strict=True)]
+        verdicts = [self._verdict(group) if ok else "filter_fn" for group, ok in zip(groups, allowed, strict=True)]
+        if self.when == "always":
+            return verdicts
+        prices = at_hand(getattr(device_of(model), "type", "cpu"))
+        rate = SliceRate(self.rate, "constant", self.seed)
+        rate.without_data()
+        asked = [group for group, verdict in zip(groups, verdicts, strict=True) if not verdict]
+        found = group_verdicts(asked, self._slices(asked, rate, None), slicing, model, prices)
+        return [
+            verdict or (found[group.name].why_not if group.name in found else "")
+            for group, verdict in zip(groups, verdicts, strict=True)
+        ]
 
     def _filtered(self, group: Group, model: nn.Module) -> bool:
         if self.filter_fn is None:

@@ -264,7 +264,7 @@ def test_human(flops: int | None, expected: str) -> None:
 
 def sliced(name: str, rate: float = 0.5, others: Any = (), **options: Any) -> tuple[nn.Module, Tensor]:
     model, x = build(name)
-    passes = [SliceOut(rate, **{"min_width": 8, **options}), *others]
+    passes = [SliceOut(rate, **{"min_width": 8, "when": "always", **options}), *others]
     return ecograph.optimize(model, example_inputs=x, passes=passes), x
 
 
@@ -277,7 +277,7 @@ def test_flops_of_a_sliced_step_are_those_that_torch_counts(name: str, rate: flo
     inputs = {"input_ids" if hasattr(model, "config") else next(iter(signature(model.forward).parameters)): x}
     unseen = name in ("ViT", "GPT")
     dense = counted(model, inputs)
-    ecograph.optimize(model, example_inputs=inputs, passes=[SliceOut(rate, min_width=8)])
+    ecograph.optimize(model, example_inputs=inputs, passes=[SliceOut(rate, min_width=8, when="always")])
     report = ecograph.explain(model)
     assert report.complete
     assert report.before.total - unseen * report.other.total == dense

@@ -290,7 +290,7 @@ def test_restore_reaches_through_a_wrapper() -> None:
 def test_a_sliced_model_is_restored_to_the_model_that_was(name: str, update: str) -> None:
     (model, x), (reference, _) = build(name), build(name)
     before, original = snapshot(model), type(model)
-    passes = [SliceOut(0.5, min_width=8, update=update), PASS]
+    passes = [SliceOut(0.5, min_width=8, update=update, when="always"), PASS]
     ecograph.optimize(model, example_inputs=x, passes=passes)
     assert type(model) is original
     assert snapshot(model) != before
@@ -304,7 +304,7 @@ def test_a_sliced_model_is_restored_to_the_model_that_was(name: str, update: str
 
 def test_a_sliced_model_restored_in_the_middle_of_training_goes_on_in_full() -> None:
     (model, x), (reference, _) = build("GPT"), build("GPT")
-    ecograph.optimize(model, example_inputs=x, passes=[SliceOut(0.5, min_width=8, update="slice")])
+    ecograph.optimize(model, example_inputs=x, passes=[SliceOut(0.5, min_width=8, update="slice", when="always")])
     optimizer = torch.optim.AdamW(model.parameters())
     for _ in range(3):
         step(model, x)
@@ -322,7 +322,7 @@ def test_a_sliced_model_restored_in_the_middle_of_training_goes_on_in_full() -> 
 
 def test_parametrized_after_slicing() -> None:
     model, x = build("MLP")
-    ecograph.optimize(model, example_inputs=x, passes=[SliceOut(0.5)])
+    ecograph.optimize(model, example_inputs=x, passes=[SliceOut(0.5, when="always")])
     parametrizations.weight_norm(model.up)
     model(x).square().sum().backward()
     assert model.up.bias.grad.count_nonzero() == 32

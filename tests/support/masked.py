@@ -192,7 +192,7 @@ def compare(
     oracle = Masked(plain, inputs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoEffectWarning)
-        ecograph.optimize(model, example_inputs=inputs, passes=[SliceOut(**options)])
+        ecograph.optimize(model, example_inputs=inputs, passes=[SliceOut(**{"when": "always", **options})])
     slices = {group.name: group.slice for group in records(model)[0].groups if group.slice is not None}
     for step in range(steps if slices else 0):
         _step(model, plain, oracle, slices, inputs, step, tolerance)

@@ -23,7 +23,7 @@ from ecograph.loop import Callback, TrainingLoop
 from ecograph.passes import Extrapolate, GradSamp, SliceOut, SparseBackward
 
 SPARSE = SparseBackward(0.5, select="random", when="always", skip_first=False, min_channels=4)
-SLICES = SliceOut(0.5, min_width=4, align=1)
+SLICES = SliceOut(0.5, min_width=4, align=1, when="always")
 
 #: By name, what is given to :func:`train`.
 RUNS: dict[str, dict[str, Any]] = {

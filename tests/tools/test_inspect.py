@@ -150,7 +150,7 @@ def test_graphs_before_and_after(main: Any) -> None:
 
 
 def test_slices_in_the_graph_and_the_groups_they_belong_to(main: Any) -> None:
-    options = ["--input", "512x32", "--recipe", "aggressive", "--graph"]
+    options = ["--input", "512x32", "--pass", "sparse_backward", "--pass", "sliceout:when=always", "--graph"]
     data = inspect(main, "models.py:Net", *options)
     assert [each["name"] for each in data["passes"]] == ["sparse_backward", "sliceout"]
     groups = {each["name"]: each for each in data["groups"]}
@@ -171,7 +171,7 @@ def test_slices_in_the_graph_and_the_groups_they_belong_to(main: Any) -> None:
 
 
 def test_both_passes_in_the_graph(main: Any) -> None:
-    options = ["--pass", "sliceout:rate=0.25", "--pass", "sparse_backward:when=always,skip_first=false"]
+    options = ["--pass", "sliceout:rate=0.25,when=always", "--pass", "sparse_backward:when=always,skip_first=false"]
     data = inspect(main, "models.py:Net", "--input", "512x32", *options, "--graph")
     assert [layer["rewritten_by"] for layer in data["layers"]] == ["sliceout + sparse_backward"] * 2 + ["sliceout"]
     code = data["graphs"][0]["after"][-1]["code"]
@@ -180,7 +180,7 @@ def test_both_passes_in_the_graph(main: Any) -> None:
 
 
 def test_slices_of_a_model_that_holds_no_weights(main: Any) -> None:
-    data = inspect(main, "torchvision:mobilenet_v3_small", "--pass", "sliceout")
+    data = inspect(main, "torchvision:mobilenet_v3_small", "--pass", "sliceout:when=always")
     assert data["device"] == "meta"
     sliced = [each for each in data["groups"] if each["sliced_by"]]
     assert len(sliced) > 15

@@ -77,7 +77,7 @@ def test_in_a_process_of_its_own(cli: Any) -> None:
 
 
 def test_two_passes_share_one_scheduler_and_train() -> None:
-    passes = [SliceOut(0.5, schedule="alternate"), SparseBackward(0.8, when="always", min_channels=1)]
+    passes = [SliceOut(0.5, schedule="alternate", when="always"), SparseBackward(0.8, when="always", min_channels=1)]
     loop = TrainingLoop(4, passes=passes, progress=False)
     assert loop.source.count("Scheduler(") == 1
     assert loop.source.count("rates.step()") == 1

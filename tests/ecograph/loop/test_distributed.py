@@ -166,7 +166,7 @@ for kind in KINDS:
 """,
     "sliceout": """
 def sliced(model, **options):
-    passes = [SliceOut(0.5, min_width=4, align=1, **options)]
+    passes = [SliceOut(0.5, min_width=4, align=1, when="always", **options)]
     return ecograph.optimize(model, example_inputs=TRAIN[0][:4], passes=passes), passes
 
 for kind in KINDS:

@@ -340,7 +340,11 @@ def test_large_gradients_are_numbers() -> None:
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize(
-    "other", [SparseBackward(drop=0.5, schedule="constant", when="always"), SliceOut(rate=0.5, schedule="constant")]
+    "other",
+    [
+        SparseBackward(drop=0.5, schedule="constant", when="always"),
+        SliceOut(rate=0.5, schedule="constant", when="always"),
+    ],
 )
 def test_models_with_other_passes(other: Any, direction: Any) -> None:
     model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))

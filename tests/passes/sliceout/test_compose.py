@@ -20,7 +20,7 @@ compiling = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 def sliced(model: nn.Module, x: Any, rate: float = 0.5, *, others: Any = (), **options: Any) -> nn.Module:
-    passes = [SliceOut(rate, **{"min_width": 8, **options}), *others]
+    passes = [SliceOut(rate, **{"min_width": 8, "when": "always", **options}), *others]
     return ecograph.optimize(model, example_inputs=x, passes=passes)
 
 
@@ -52,7 +52,7 @@ class Strongest(torch.autograd.Function):
 def test_with_sparse_backward_gradients_are_the_small_networks_masked_ones(name: str, order: str) -> None:
     """The oracle: the sliced network alone, whose products pass on the gradient of their strongest channels."""
     (model, x), (reference, _) = build(name, torch.float64), build(name, torch.float64)
-    passes = [SliceOut(0.5, min_width=8), sparse(0.5)]
+    passes = [SliceOut(0.5, min_width=8, when="always"), sparse(0.5)]
     ecograph.optimize(model, example_inputs=x, passes=passes if order == "slices first" else passes[::-1])
     sliced(reference, x)
     kinds = {"addmm": -1, "linear": -1, "conv2d": 1}

@@ -26,7 +26,7 @@ class Net(nn.Module):
 
 def build(seed=0, **options):
     torch.manual_seed(seed)
-    settings = dict(min_width=8, starts="any", align=1)
+    settings = dict(min_width=8, starts="any", align=1, when="always")
     model = ecograph.optimize(Net(), example_inputs=torch.randn(4, 3, 6, 6), passes=[SliceOut(**settings | options)])
     assert len(starts(model)) >= 2, starts(model)
     return model

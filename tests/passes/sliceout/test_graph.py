@@ -21,7 +21,7 @@ each_model = pytest.mark.parametrize("name", ["MLP", "Wide ResNet", "GPT", "rout
 def both_ways(name: str, others: Any = (), **options: Any) -> tuple[nn.Module, nn.Module, Tensor]:
     """A model optimized in place, the graph of its twin, and an input."""
     (model, x), (other, _) = build(name, torch.float64), build(name, torch.float64)
-    passes = [SliceOut(**{"min_width": 8, **options}), *others]
+    passes = [SliceOut(**{"min_width": 8, "when": "always", **options}), *others]
     ecograph.optimize(model, example_inputs=x, passes=passes)
     return model, ecograph.optimize(other, example_inputs=x, passes=passes, lower="graph"), x
 
@@ -76,7 +76,8 @@ def test_steps_are_kept_to_the_slice() -> None:
 def test_restored_it_is_the_model_it_was_made_from() -> None:
     model, x = build("GPT")
     plain, _ = build("GPT")
-    graph = ecograph.optimize(model, example_inputs=x, passes=[SliceOut(0.5, min_width=8)], lower="graph")
+    passes = [SliceOut(0.5, min_width=8, when="always")]
+    graph = ecograph.optimize(model, example_inputs=x, passes=passes, lower="graph")
     assert type(model) is type(plain)
     step(graph, x)
     assert graph.state_dict().keys() == model.state_dict().keys()
@@ -90,7 +91,7 @@ def test_restored_it_is_the_model_it_was_made_from() -> None:
 def test_the_printed_graph_computes_the_first_draw(name: str, normalization: str) -> None:
     """What ``inspect --graph`` shows is code that computes what the model computes in its first step."""
     (model, x), (other, _) = build(name, torch.float64), build(name, torch.float64)
-    passes = [SliceOut(0.5, min_width=8, normalization=normalization)]
+    passes = [SliceOut(0.5, min_width=8, normalization=normalization, when="always")]
     captured, made, codes = compile_graphs(other, example_inputs=x, passes=passes)
     ecograph.optimize(model, example_inputs=x, passes=passes)
     for rate in records(model)[0].rates:

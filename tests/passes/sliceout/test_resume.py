@@ -30,7 +30,7 @@ model = nn.Sequential(
 x = torch.zeros(4, 3, 6, 6)
 update = "slice" if name.endswith("slice") else "autograd"
 sparse = SparseBackward(0.5, schedule="bar", when="always", skip_first=False, min_channels=1)
-slices = SliceOut(0.5, schedule="linear", starts="any", update=update, seed=3)
+slices = SliceOut(0.5, when="always", schedule="linear", starts="any", update=update, seed=3)
 ecograph.optimize(model, example_inputs=x, passes=[sparse, slices])
 if name.startswith("SGD"):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01)

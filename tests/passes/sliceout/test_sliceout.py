@@ -26,7 +26,7 @@ each_model = pytest.mark.parametrize("name", SMALL)
 
 
 def sliced(model: nn.Module, x: Tensor, rate: float = 0.5, *, skip: Any = (), **options: Any) -> nn.Module:
-    passes = [SliceOut(rate, **{"min_width": 8, **options})]
+    passes = [SliceOut(rate, **{"min_width": 8, "when": "always", **options})]
     return ecograph.optimize(model, example_inputs=(x,), passes=passes, skip=skip)
 
 
@@ -253,7 +253,7 @@ def test_copies_train_alike_and_on_their_own(name: str, how: str, tmp_path: Any)
 
 def test_a_copy_leaves_the_original_alone() -> None:
     (plain, x), (model, _) = build("GPT"), build("GPT")
-    passes = [SliceOut(0.5, min_width=8)]
+    passes = [SliceOut(0.5, min_width=8, when="always")]
     optimized = ecograph.optimize(model, example_inputs=x, passes=passes, copy=True)
     assert not records(model)
     assert_equal(step(model, x), step(plain, x))

@@ -73,7 +73,7 @@ def test_alternating_epochs_cost_the_mean_of_dense_and_peak(net: Make, options: 
 
 
 def test_two_passes_share_what_is_saved(net: Make, options: SparseBackward) -> None:
-    model = ecograph.optimize(net(), example_inputs=X, passes=[options, SliceOut(rate=0.5)])
+    model = ecograph.optimize(net(), example_inputs=X, passes=[options, SliceOut(rate=0.5, when="always")])
     found = estimate(model, X, device="generic-cpu")
     assert [each.name for each in found.passes] == [options["name"] for options in _passes(model)]
     assert close(found.total_after + total(each.saved for each in found.passes), found.total_before)
@@ -87,7 +87,7 @@ def _passes(model: nn.Module) -> Any:
 
 
 def test_memory_is_that_of_steps_that_are_taken(net: Make, options: SparseBackward) -> None:
-    always = ecograph.optimize(net(), example_inputs=X, passes=[SliceOut(rate=0.5)])
+    always = ecograph.optimize(net(), example_inputs=X, passes=[SliceOut(rate=0.5, when="always")])
     found = estimate(always, X, device="generic-cpu")
     assert found.memory_after.activations < found.memory_before.activations
     alternating = ecograph.optimize(net(), example_inputs=X, passes=[options])

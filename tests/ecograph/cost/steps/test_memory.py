@@ -105,7 +105,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "lstm": (Sequence, ids),
 }
 SPARSE = ecograph.passes.SparseBackward(drop=0.8, schedule="constant", when="always")
-SLICED = ecograph.passes.SliceOut(rate=0.5)
+SLICED = ecograph.passes.SliceOut(rate=0.5, when="always")
 
 CASES = [
     *((name, None, False) for name in MODELS),

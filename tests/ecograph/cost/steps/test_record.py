@@ -110,7 +110,7 @@ PASSES: dict[str, Callable[[], Any]] = {
     "sparse_backward": lambda: ecograph.passes.SparseBackward(
         drop=0.5, schedule="constant", when="always", min_channels=1
     ),
-    "sliceout": lambda: ecograph.passes.SliceOut(rate=0.5, min_width=1, schedule="constant"),
+    "sliceout": lambda: ecograph.passes.SliceOut(rate=0.5, min_width=1, schedule="constant", when="always"),
 }
 
 

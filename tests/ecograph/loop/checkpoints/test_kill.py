@@ -17,13 +17,15 @@ from ecograph.passes import Extrapolate, GradSamp, SliceOut, SparseBackward
 
 KILLS = 5
 SPARSE = SparseBackward(0.5, select="random", when="always", skip_first=False, min_channels=8)
-SLICES = SliceOut(0.5, min_width=8)
+SLICES = SliceOut(0.5, min_width=8, when="always")
 
 RUNS = {
     "plain": Run(loader="generator"),
     "sparse backward, bf16": Run((SPARSE,), "AdamW", options={"passes": [SPARSE], "amp": "bf16"}),
     "slices, ticking by themselves": Run((SLICES,), "AdamW", loader="workers", options={"clip": 1.0}),
-    "slices, in-place updates": Run((SliceOut(0.5, min_width=8, update="slice"),), "Adam", options={"ema": 0.9}),
+    "slices, in-place updates": Run(
+        (SliceOut(0.5, min_width=8, update="slice", when="always"),), "Adam", options={"ema": 0.9}
+    ),
     "sampled epochs": Run(optimizer="AdamW", loader="replacement", options={"passes": [GradSamp(every=3)]}),
     "extrapolation, accumulation": Run(options={"passes": [Extrapolate(radius=0.01)], "accumulate": 2}),
     "everything": Run(
