@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -59,6 +60,17 @@ class Attempt:
     def from_dict(cls, data: Mapping[str, Any]) -> Attempt:
         """Returns what :meth:`to_dict` gave."""
         return cls(**data)
+
+
+def cost_of(attempts: Sequence[Attempt], minimize: str) -> float:
+    """Returns what it costs to reach the target once, with the attempts that did not reach it paid for, too.
+
+    Args:
+        attempts: of one setting, from several seeds.
+        minimize: quantity.
+    """
+    reached = sum(each.outcome == REACHED for each in attempts)
+    return sum(each.cost.get(minimize) or 0.0 for each in attempts) / reached if reached else math.inf
 
 
 class Watch(Callback):

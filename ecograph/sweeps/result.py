@@ -12,7 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from ecograph.sweeps import study as studies
-from ecograph.sweeps.attempt import REACHED, Attempt
+from ecograph.sweeps.attempt import REACHED, Attempt, cost_of
 from ecograph.sweeps.space import Space, Values, label
 from ecograph.sweeps.study import ATTEMPT, PROBES, REPEAT_OF
 from ecograph.sweeps.target import Target
@@ -50,10 +50,8 @@ class Row:
 
     @property
     def cost(self) -> float | None:
-        """To the target, the mean of those that reached it; None where the search's own did not."""
-        if self.attempt.outcome != REACHED:
-            return None
-        return statistics.mean(each.cost[self.minimize] or 0.0 for each in self.attempts if each.outcome == REACHED)
+        """To reach the target once, failed attempts included; None where the search's own did not reach it."""
+        return None if self.attempt.outcome != REACHED else cost_of(self.attempts, self.minimize)
 
     @property
     def share_reached(self) -> float:
@@ -96,18 +94,15 @@ class Sweep:
 
     @property
     def reached(self) -> list[Row]:
-        """The settings that reached the target: those that did so from every seed first, each by cost."""
+        """The settings that reached the target, the cheapest first."""
         found = [row for row in self.rows if row.cost is not None]
         return sorted(found, key=lambda row: row.cost or math.inf)
 
     @property
     def best(self) -> Row | None:
-        """The cheapest setting; of those that were repeated, which are the cheapest, the one that is best on average.
-
-        One that reached the target from fewer seeds than another comes behind it. None where no setting reached it.
-        """
-        repeated = [row for row in self.reached if row.repeats]
-        return min(repeated or self.reached, key=lambda row: (-row.share_reached, row.cost or math.inf), default=None)
+        """The cheapest of the settings that were trained most often; None where no setting reached the target."""
+        most = max((len(row.attempts) for row in self.reached), default=0)
+        return next((row for row in self.reached if len(row.attempts) == most), None)
 
     @property
     def worst(self) -> Row | None:

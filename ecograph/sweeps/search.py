@@ -21,6 +21,7 @@ from ecograph.sweeps.attempt import (
     Attempt,
     Stopped,
     attempt,
+    cost_of,
 )
 from ecograph.sweeps.problem import Problem
 from ecograph.sweeps.space import Values, label
@@ -77,8 +78,8 @@ class Plan:
         budget: when it ends.
         seed: of trainings; repeats have those that follow.
         give_up: a trial that has cost so many times the best is stopped: it can only be worse.
-        finalists: settings that are trained again when the search has ended, from other seeds.
-        repeats: how often each of them.
+        finalists: when the search has ended, the best setting is repeated; so many may have to be, until one keeps up.
+        repeats: how often, each from another seed.
     """
 
     target: Target
@@ -86,8 +87,8 @@ class Plan:
     budget: Budget
     seed: int = 0
     give_up: float = 6.0
-    finalists: int = 2
-    repeats: int = 2
+    finalists: int = 4
+    repeats: int = 4
 
 
 def work(
@@ -105,8 +106,7 @@ def work(
             _one(problem, study, plan, tell)
             studies.take_up_lost(study)
         studies.take_up_lost(study)
-        _repeat_the_best(study, plan)
-        while _waiting(study):
+        while _waiting(study) or _repeat_the_best(study, plan):
             _one(problem, study, plan, tell)
 
 
@@ -203,21 +203,37 @@ def _all_fail(study: optuna.Study, number: int) -> bool:
     return len(others) + 1 >= ALL_FAIL and all(outcome == FAILED for outcome in others)
 
 
-def _repeat_the_best(study: optuna.Study, plan: Plan) -> None:
-    """Has the best settings trained again from other seeds: of many, the best is in part the luckiest.
+def _repeat_the_best(study: optuna.Study, plan: Plan) -> bool:
+    """Has the setting that looks best trained once more, from another seed, until it was trained often enough.
 
-    The last worker does it. One that finds others at work leaves it to them.
+    Of many settings the best is in part the luckiest. One whose luck does not last falls back behind the next.
+    The last worker does it; one that finds others at work leaves it to them.
+
+    Returns:
+        Whether there is something to train.
     """
     trials = study.get_trials(deepcopy=False)
-    if any(t.state == TrialState.RUNNING for t in trials) or any(REPEAT_OF in t.user_attrs for t in trials):
-        return
-    done = [t for t in trials if t.state == TrialState.COMPLETE]
+    if any(trial.state == TrialState.RUNNING for trial in trials):
+        return False
+    repeats: dict[int, list[Attempt]] = {}
+    for trial in studies.finished(study):
+        if REPEAT_OF in trial.user_attrs:
+            found = Attempt.from_dict(trial.user_attrs[ATTEMPT])
+            repeats.setdefault(trial.user_attrs[REPEAT_OF], []).append(found)
+    if sum(map(len, repeats.values())) >= plan.finalists * plan.repeats:
+        return False
+    done = [t for t in trials if t.state == TrialState.COMPLETE and REPEAT_OF not in t.user_attrs]
     different: dict[str, Any] = {}
-    for trial in sorted(done, key=lambda t: t.value or math.inf):
+    for trial in sorted(done, key=lambda t: t.number):
         different.setdefault(label(sorted(trial.params.items())), trial)
-    best = list(different.values())[: plan.finalists]
-    for count in range(plan.repeats):
-        for trial in best:
-            study.enqueue_trial(
-                trial.params, user_attrs={REPEAT_OF: trial.number, SEED: plan.seed + 1 + count, AGAIN: None}
-            )
+
+    def cost(trial: Any) -> float:
+        own = Attempt.from_dict(trial.user_attrs[ATTEMPT])
+        return cost_of([own, *repeats.get(trial.number, [])], plan.minimize)
+
+    best = min(different.values(), key=cost, default=None)
+    if best is None or len(repeats.get(best.number, [])) >= plan.repeats:
+        return False
+    count = len(repeats.get(best.number, []))
+    study.enqueue_trial(best.params, user_attrs={REPEAT_OF: best.number, SEED: plan.seed + 1 + count, AGAIN: None})
+    return True

@@ -48,8 +48,8 @@ def sweep(
     probes: bool = True,
     prune: bool = True,
     give_up: float = 6.0,
-    finalists: int = 2,
-    repeats: int = 2,
+    finalists: int = 4,
+    repeats: int = 4,
     grid: float | None = None,
     price: float | None = None,
     currency: str = "",
@@ -82,8 +82,9 @@ def sweep(
         probes: look at batch sizes and learning rates first.
         prune: stop trainings that fall behind (Hyperband).
         give_up: stop a training that has cost so many times the best.
-        finalists: of the best settings, so many are trained again from other seeds.
-        repeats: how often each.
+        finalists: when the search has ended, the best setting is trained again from other seeds. Where its luck does
+            not last, the next best takes its place: so many at most.
+        repeats: how often.
         grid: grams of CO2 per kWh; None for the world's average.
         price: of a kWh, for ``minimize="money"``.
         currency: of the price.

@@ -34,8 +34,8 @@ class Options:
         probes: look at batch sizes and learning rates first.
         prune: stop trainings that fall behind.
         give_up: stop a training that has cost so many times the best.
-        finalists: of the best settings, so many are trained again from other seeds.
-        repeats: how often each.
+        finalists: when the search has ended, the best setting is repeated; so many may have to be, until one keeps up.
+        repeats: how often, each from another seed.
         space: key -> values; see ``parse_space``. Empty: chosen to suit the job.
     """
 
@@ -50,8 +50,8 @@ class Options:
     probes: bool = True
     prune: bool = True
     give_up: float = 6.0
-    finalists: int = 2
-    repeats: int = 2
+    finalists: int = 4
+    repeats: int = 4
     space: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+Script = Callable[[str], ModuleType]
+
+pytest.importorskip("matplotlib")
+
+
+@pytest.fixture
+def frontier(script: Script, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script, with a digits task that trains for a few steps."""
+    sizes = script("tasks.sizes")
+    digits = script("tasks.digits")
+    small = partial(digits.task, 0.1, widths=(32, 32))
+    monkeypatch.setitem(sizes.SIZES, "digits", {"short": small, "long": small})
+    sizes.make_task.cache_clear()
+    script("tasks.ways")._warm_up.cache_clear()
+    yield script("frontier")
+    sizes.make_task.cache_clear()
+
+
+def test_trainings_are_kept_and_gone_on_with(frontier: ModuleType, script: Script, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "out.json"
+    command = ["--short", "--task", "digits", "--ways", "gradsamp-4", "--shares", "0.5", "--jobs", "1"]
+    command += ["--json", str(path), "--factors", "0.5", "1"]
+    frontier.main([*command, "--seeds", "1"])
+    first = json.loads(path.read_text())
+    # tuning: 3 points at 2 factors; then each of the points once
+    assert len(first["runs"]) == 9
+    assert {run["energy_source"].partition(":")[0] for run in first["runs"]} <= {"modelled", "measured"}
+    frontier.main([*command, "--seeds", "2", "--resume"])
+    second = json.loads(path.read_text())
+    assert second["runs"][:9] == first["runs"] and len(second["runs"]) == 12
+    rows = second["summary"]["digits"]
+    assert {(row["way"], row["share"]) for row in rows} == {
+        ("dense", 0.5),
+        ("dense", 1.0),
+        ("gradsamp-4", 1.0),
+    }  # fmt: skip
+    gradsamp = next(row for row in rows if row["way"] == "gradsamp-4")
+    assert gradsamp["flops"] == pytest.approx(0.75, abs=0.06)
+    assert set(gradsamp["merit"]["dense"]) == {"joules", "cpu_seconds", "flops"}
+    assert "digits: test accuracy" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        frontier.main(command)
+
+    script("frontier_page").main([str(path), "--out", str(tmp_path)])
+    page = (tmp_path / "README.md").read_text()
+    assert "GradSamp, every 4th epoch" in page and (tmp_path / "plots" / "out_digits.svg").exists()
+
+
+def points(costs, values, noise=0.0, seeds=4):
+    generator = torch.Generator().manual_seed(0)
+    return [
+        {s: (cost, value + noise * torch.randn((), generator=generator).item()) for s in range(seeds)}
+        for cost, value in zip(costs, values, strict=True)
+    ]
+
+
+def test_merit_is_the_cost_at_equal_quality(script: Script) -> None:
+    merit = script("tasks.merit").merit
+    dense = points([25, 50, 100], [90, 94, 96])
+    # 94 is what 50 buy; a way that comes as far for 40 costs 0.8.
+    found = merit(points([40], [94])[0], dense, higher_is_better=True)
+    assert found.ratio == pytest.approx(0.8) and found.low == pytest.approx(found.high) and found.verdict == "pays"
+    # between the points: on a line over the logarithm of the cost
+    found = merit(points([80], [95])[0], dense, higher_is_better=True)
+    assert found.ratio == pytest.approx(80 / math.sqrt(50 * 100)) and found.verdict == "does not pay"
+    lower = merit(points([40], [-94])[0], points([25, 50, 100], [-90, -94, -96]), higher_is_better=False)
+    assert lower.ratio == pytest.approx(0.8)
+
+
+def test_beyond_the_frontier_there_are_bounds(script: Script) -> None:
+    merit = script("tasks.merit").merit
+    dense = points([25, 50, 100], [90, 94, 96])
+    above, below = (merit(points([60], [v])[0], dense, higher_is_better=True) for v in (97, 80))
+    assert (above.bound, above.ratio) == ("above", pytest.approx(0.6))
+    assert (below.bound, below.ratio) == ("below", pytest.approx(60 / 25)) and "worse than" in below.verdict
+
+
+def test_an_interval_knows_noise(script: Script) -> None:
+    merit = script("tasks.merit").merit
+    found = merit(points([90], [95.5], 1.0)[0], points([25, 50, 100], [90, 94, 96], 1.0), higher_is_better=True)
+    assert found.low < found.ratio < found.high and found.verdict == "these seeds cannot tell"
+    one = merit(points([90], [95], seeds=1)[0], points([25, 100], [90, 96], seeds=1), higher_is_better=True)
+    assert one.low == 0 and one.high == math.inf and one.to_dict()["high"] is None
+    assert merit({}, points([25, 100], [90, 96]), higher_is_better=True) is None
+
+
+def test_a_dip_of_the_frontier_is_noise(script: Script) -> None:
+    merit = script("tasks.merit").merit
+    found = merit(points([50], [95])[0], points([25, 50, 100], [95, 94, 96]), higher_is_better=True)
+    assert 0.5 <= found.ratio <= 2
+
+
+@pytest.mark.parametrize("name", ["glyphs", "diffusion", "segmentation"])
+def test_drawn_tasks_learn_and_are_the_same_each_time(script: Script, name: str) -> None:
+    module = script(f"tasks.{name}")
+    small = {"count": 64, "epochs": 1, "widths": (16, 32), "batch": 16, "test": 32}
+    task = module.task(**small)
+    inputs, targets = next(task.batches(3))
+    again = next(task.batches(3))
+    assert torch.equal(inputs, again[0]) and torch.equal(targets, again[1])
+    assert not torch.equal(inputs, next(task.batches(4))[0])
+    torch.manual_seed(0)
+    model = task.build()
+    optimizer = task.optimizer(model)
+    losses = []
+    for _ in range(12):
+        optimizer.zero_grad()
+        loss = task.loss(model(inputs), targets)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0], "one batch can be learned"
+    assert math.isfinite(task.evaluate(model.eval()))
+
+
+def test_every_character_is_drawn_and_none_twice(script: Script) -> None:
+    drawing = script("tasks.drawing")
+    drawn = drawing.atlas()
+    assert drawn.shape[0] == len(set(drawing.CHARACTERS)) >= 60
+    assert (drawn.amax((2, 3, 4)) > 0.9).all(), "each font has each character"
+    flat = drawn[:, 0].flatten(1)
+    assert (torch.cdist(flat, flat) + 1e3 * torch.eye(len(flat))).min() > 1
