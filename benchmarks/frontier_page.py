@@ -118,7 +118,9 @@ def frontier_part(path: Path, data: dict[str, Any], plots: Path) -> list[str]:
         lines += [
             f"\n## {name} ({data['size']} form, {seeds} seeds)\n",
             f"[{path.name}](results/{path.name}): {where}. "
-            f"{'Higher' if data['metrics'][name]['higher_is_better'] else 'Lower'} is better.\n",
+            f"{'Higher' if data['metrics'][name]['higher_is_better'] else 'Lower'} is better."
+            + (" Learning rates are the task's own, not tuned for each way." if data["size"] == "short" else "")
+            + "\n",
             f"![{name}: {metric} against energy](plots/{plot.name})\n",
             *in_words(rows),
             f"\n| way | {metric} | FLOPs | energy | merit: energy | merit: FLOPs | energy, next to free | |",
