@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ecograph import passes
     from ecograph.advice import advise
     from ecograph.cost.meter import measure
+    from ecograph.export.ort_training import export_onnx_training
     from ecograph.loop import TrainingLoop
     from ecograph.sweeps import sweep
 
@@ -33,6 +34,7 @@ __all__ = [
     "TrainingLoop",
     "advise",
     "explain",
+    "export_onnx_training",
     "keep_memory",
     "measure",
     "optimize",
@@ -46,12 +48,14 @@ def __getattr__(name: str) -> Any:
     """Imports the passes, the loop generator, the meter and what measures when they are first asked for."""
     if name == "passes":
         return import_module("ecograph.passes")
-    if name in ("loop", "sweeps"):
+    if name in ("export", "loop", "sweeps"):
         return import_module(f"ecograph.{name}")
     if name == "TrainingLoop":
         return import_module("ecograph.loop").TrainingLoop
     if name == "advise":
         return import_module("ecograph.advice").advise
+    if name == "export_onnx_training":
+        return import_module("ecograph.export").export_onnx_training
     if name == "measure":
         return import_module("ecograph.cost.meter").measure
     if name == "sweep":

@@ -104,6 +104,12 @@ class Record:
     switched: tuple[str, ...] = ()
 
 
-def records(model: nn.Module) -> list[Record]:
-    """Returns the records in ``model``: its own, or those of the parts that were optimized (or of what it wraps)."""
+def records(model: Any) -> list[Record]:
+    """Returns the records in ``model``: its own, or those of the parts that were optimized (or of what it wraps).
+
+    What trains a model without being a module, such as an exported one, has its record itself.
+    """
+    if not isinstance(model, nn.Module):
+        found = getattr(model, "__dict__", {}).get(ATTRIBUTE)
+        return [] if found is None else [found]
     return [module.__dict__[ATTRIBUTE] for module in model.modules() if ATTRIBUTE in module.__dict__]

@@ -151,7 +151,7 @@ class Scheduler:
     Call :meth:`step` after every optimizer step. The first step of training is already set when the scheduler is made.
 
     Args:
-        model: an optimized model, also inside DDP or ``torch.compile``.
+        model: an optimized model, also inside DDP or ``torch.compile``; or an :class:`~ecograph.export.OrtTrainer`.
         epochs: planned epochs.
         steps_per_epoch: optimizer steps per epoch, usually ``len(loader)``.
         by: ``"epoch"``: the rate changes between epochs, over all the planned ones. ``"iteration"``: it changes between
@@ -172,7 +172,7 @@ class Scheduler:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         *,
         epochs: int,
         steps_per_epoch: int,

@@ -95,6 +95,10 @@ class GradSamp(Options):
         """Returns the epochs that are skipped among ``epochs``, counted from 0."""
         return skipped_epochs(self, epochs)
 
+    def sampler(self, epochs: int) -> EpochSampler:
+        """Returns what begins the epochs of one training."""
+        return EpochSampler(self, epochs=epochs)
+
     @cached_property
     def _own(self) -> EpochSampler:
         return EpochSampler(self)

@@ -66,6 +66,10 @@ class SparseLayer:
         """Returns how many of ``channels`` (of one group) the backward keeps at the present rate."""
         return kept_channels(channels, self.rate.now, self.align)
 
+    def gradients(self) -> tuple[tuple[bool, bool], bool, bool]:
+        """Returns what an exported graph needs to know: which gradients are sparse, and ``random`` and ``unbiased``."""
+        return self.grads, self.random, self.unbiased
+
     def cost(self, plain: Flops, rate: float, channels: int | None = None) -> Flops:
         """Returns the FLOPs of a call at a rate, given those of the plain call.
 

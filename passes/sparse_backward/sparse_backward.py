@@ -163,6 +163,10 @@ class SparseBackward(Options):
             dense_because=dense_because,
         )
 
+    def kept(self, channels: int, rate: float) -> int:
+        """Returns how many of ``channels`` (of one group) the backward keeps at a drop rate."""
+        return kept_channels(channels, rate, self.align)
+
     def insert(self, program: Program) -> None:
         """Adds the schedule of the drop rate to a generated training loop."""
         from ecograph.loop import insert_scheduler

@@ -1,0 +1,6 @@
+"""Rewriting the gradients that ONNX Runtime built, so that they compute with the kept channels only."""
+
+from ecograph.export.gradients.rewrite import KEEP, RANKS, make_sparse
+from ecograph.export.gradients.transposed import replace_conv_transpose_grad
+
+__all__ = ["KEEP", "RANKS", "make_sparse", "replace_conv_transpose_grad"]

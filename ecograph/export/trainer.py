@@ -1,0 +1,323 @@
+"""Running an exported model with ONNX Runtime: steps, schedule, checkpoints, and back to PyTorch."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ecograph import registry
+from ecograph.export.artifacts import CHECKPOINT, EVAL, OPTIMIZER, TRAINING
+from ecograph.export.forward import NEW
+from ecograph.export.gradients import KEEP, RANKS
+from ecograph.export.manifest import Input, Manifest
+from ecograph.export.requirements import check_installed, short
+from ecograph.record import ATTRIBUTE, Record
+from ecograph.schedule import Rate
+
+if TYPE_CHECKING:
+    from ecograph.loop import History
+
+M = TypeVar("M", bound=nn.Module)
+
+#: The property of a checkpoint that holds what is no tensor.
+PROGRESS = "ecograph.progress"
+
+
+class OrtTrainer:
+    """Trains what :func:`ecograph.export_onnx_training` wrote.
+
+    The drop rates follow the schedule of the model's passes: set by an :class:`ecograph.Scheduler`, which takes a
+    trainer where it takes a model, or ticking with every step.
+
+    Args:
+        path: the folder of the export.
+        checkpoint: a file that :meth:`save` wrote, to go on from.
+        threads: of ONNX Runtime; torch's number if not given.
+        seed: of the channels that are chosen at random.
+
+    Attributes:
+        manifest: what the export says about itself.
+        rates: the drop rate of each pass.
+        steps: training steps taken so far.
+
+    Raises:
+        ImportError: where ONNX Runtime training is missing.
+        ValueError: where the folder holds no export, or the checkpoint does not fit it.
+
+    Example:
+        >>> trainer = OrtTrainer("exported")
+        >>> scheduler = ecograph.Scheduler(trainer, epochs=30, steps_per_epoch=len(loader))
+        >>> for images, labels in loader:
+        ...     loss = trainer.train_step(images, targets=labels)
+        ...     scheduler.step()
+        >>> model = trainer.to_torch(model)
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+        threads: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        check_installed()
+        import onnxruntime
+        from onnxruntime.training import api
+
+        folder = Path(path)
+        self.manifest = Manifest.read(folder)
+        self._passes = [registry.from_dict(options) for options in self.manifest.passes]
+        self.rates: list[Rate] = [pass_.make_rate() for pass_ in self._passes]
+        self.steps = 0
+        self._random = np.random.default_rng(seed)
+        source = folder / CHECKPOINT if checkpoint is None else Path(checkpoint)
+        if not source.is_file():
+            raise ValueError(f"{source} is no checkpoint: give a file that OrtTrainer.save wrote")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or torch.get_num_threads()
+        options.log_severity_level = 3
+        try:
+            self._state = api.CheckpointState.load_checkpoint(source)
+            self._module = api.Module(
+                os.fspath(folder / TRAINING), self._state, os.fspath(folder / EVAL), session_options=options
+            )
+            self._optimizer = api.Optimizer(os.fspath(folder / OPTIMIZER), self._module)
+        except RuntimeError as error:
+            raise ValueError(f"{source}: {short(error)}") from error
+        self._module.train()
+        self._outputs = self._module.output_names()
+        self._statistics = [self._outputs.index(NEW + name) for name in self.manifest.statistics]
+        self._inputs = [name for name in self._module.input_names() if name in (KEEP, RANKS)]
+        self._ranked = sum(s.groups * s.channels for s in self.manifest.sites if s.random)
+        self.lr = self.manifest.optimizer["lr"]
+        if PROGRESS in self._state.properties:
+            self._go_on(json.loads(self._state.properties[PROGRESS]))
+        # For a Scheduler, and whatever else asks a model what its passes do.
+        self.__dict__[ATTRIBUTE] = Record(
+            passes=tuple(self.manifest.passes),
+            rates=self.rates,
+            mixes=[rate.mix for rate in self.rates],
+            sites=[],
+            other_flops=None,
+            parts=[],
+        )
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        return self._lr
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self._lr = float(value)
+        self._optimizer.set_learning_rate(self._lr)
+
+    def train_step(self, *inputs: Any, targets: Any = None) -> float:
+        """Takes one training step and returns the loss of the batch before it.
+
+        Args:
+            inputs: tensors or arrays, in the order of the example inputs (keyword inputs after the others).
+            targets: of the loss; none where the model computes it.
+
+        Raises:
+            ValueError: for inputs that do not fit, such as labels out of range.
+        """
+        given = self._checked(inputs, targets)
+        for rate in self.rates:
+            if not rate.scheduled:
+                rate.tick()
+        self._module.train()
+        results = self._module(*given, *self._choices())
+        results = results if isinstance(results, tuple) else (results,)
+        self._optimizer.step()
+        self._module.lazy_reset_grad()
+        parameters = self._state.parameters
+        for name, index in zip(self.manifest.statistics, self._statistics, strict=True):
+            parameters[name] = results[index]
+        self.steps += 1
+        return float(results[0])
+
+    def eval_step(self, *inputs: Any, targets: Any = None) -> tuple[float, np.ndarray[Any, Any]]:
+        """Returns the loss of a batch and the model's output, in eval mode: dense, and nothing changes.
+
+        Raises:
+            ValueError: for inputs that do not fit.
+        """
+        given = self._checked(inputs, targets)
+        self._module.eval()
+        try:
+            loss, output = self._module(*given)
+        finally:
+            self._module.train()
+        return float(loss), output
+
+    def kept(self) -> dict[str, int]:
+        """Returns by layer how many output channels, per group, the next sparse backward keeps at the present rates."""
+        return {self.manifest.sites[i].name: int(k) for i, k in enumerate(self._keep())}
+
+    def _keep(self) -> np.ndarray[Any, Any]:
+        kept = []
+        for site in self.manifest.sites:
+            rate = self.rates[site.pass_index].now
+            kept.append(self._passes[site.pass_index].kept(site.channels, rate) if rate else site.channels)
+        return np.array(kept, np.int64)
+
+    def _choices(self) -> list[np.ndarray[Any, Any]]:
+        """Returns the inputs that say what is kept."""
+        values = {KEEP: self._keep} | {RANKS: lambda: self._random.random(self._ranked, np.float32)}
+        return [values[name]() for name in self._inputs]
+
+    def _checked(self, inputs: tuple[Any, ...], targets: Any) -> list[np.ndarray[Any, Any]]:
+        """Returns the inputs as arrays; ONNX Runtime's own messages name neither input nor fix."""
+        manifest = self.manifest
+        wanted = len(manifest.inputs) - manifest.has_targets
+        if len(inputs) != wanted:
+            names = ", ".join(each.name for each in manifest.inputs[:wanted])
+            raise ValueError(f"{len(inputs)} inputs are given, and the model takes {wanted}: {names}")
+        if manifest.has_targets != (targets is not None):
+            raise ValueError(
+                "targets are missing: give train_step(..., targets=labels)"
+                if manifest.has_targets
+                else "targets are given, but the model computes its loss from its inputs: leave them out"
+            )
+        given = [*inputs, *([targets] if manifest.has_targets else [])]
+        arrays = [_array(value, want) for value, want in zip(given, manifest.inputs, strict=True)]
+        sizes = {
+            a.shape[0] for a, want in zip(arrays, manifest.inputs, strict=True) if want.shape and want.shape[0] is None
+        }
+        if len(sizes) > 1:
+            raise ValueError(f"inputs and targets are of different batch sizes, {sorted(sizes)}")
+        if manifest.classes is not None:
+            self._check_labels(arrays[-1])
+        return arrays
+
+    def _check_labels(self, labels: np.ndarray[Any, Any]) -> None:
+        """Raises ValueError for labels that are no class; in ONNX Runtime they read other memory."""
+        classes, ignored = self.manifest.classes, self.manifest.ignore_index
+        assert classes is not None
+        wrong = (labels < 0) | (labels >= classes)
+        if ignored is not None:
+            wrong &= labels != ignored
+        if wrong.any():
+            raise ValueError(f"targets: label {int(labels[wrong][0])} is out of range: there are {classes} classes")
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Returns parameters, running statistics and step counts under the PyTorch model's names, as copies."""
+        manifest, parameters = self.manifest, self._state.parameters
+        names = [*manifest.parameters, *manifest.frozen, *manifest.statistics]
+        state = {name: torch.from_numpy(parameters[name].data.copy()) for name in names}
+        state |= {alias: state[name] for alias, name in manifest.aliases.items()}
+        return state | {name: torch.tensor(count + self.steps) for name, count in manifest.counts.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Puts tensors of a PyTorch model in the place of the trainer's; names that it does not have are left out.
+
+        Raises:
+            ValueError: where one is missing or has another shape.
+        """
+        manifest = self.manifest
+        names = (*manifest.parameters, *manifest.frozen, *manifest.statistics)
+        if missing := [name for name in names if name not in state]:
+            raise ValueError(f"the state has no {missing[0]}: give that of the model that was exported")
+        self.load_parameters({name: state[name] for name in names})
+
+    def load_parameters(self, values: Mapping[str, Tensor]) -> None:
+        """Puts tensors in the place of some of the trainer's.
+
+        Raises:
+            ValueError: where one has another shape.
+        """
+        parameters = self._state.parameters
+        for name, value in values.items():
+            array, shape = value.detach().cpu().numpy(), parameters[name].data.shape
+            if array.shape != shape:
+                raise ValueError(f"{name} is {array.shape}, and was {shape} when it was exported")
+            parameters[name] = np.ascontiguousarray(array, np.float32)
+
+    def to_torch(self, model: M) -> M:
+        """Loads what was trained into a PyTorch model of the same structure, and returns it.
+
+        Buffers that training does not change stay as they are.
+
+        Raises:
+            ValueError: where the names or shapes are not those of the exported model.
+        """
+        own, trained = model.state_dict(), self.state_dict()
+        if unknown := [name for name in trained if name not in own]:
+            raise ValueError(f"{type(model).__name__} has no {unknown[0]}: give the model that was exported")
+        untrained = [name for name, _ in model.named_parameters() if name not in trained]
+        try:
+            model.load_state_dict({**own, **trained}, strict=True)
+        except RuntimeError as error:
+            raise ValueError(f"{type(model).__name__} does not fit: {' '.join(str(error).split())[-300:]}") from error
+        assert not untrained or not set(untrained) & set(self.manifest.parameters)
+        return model
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes a checkpoint with the state of optimizer and schedule, whole or not at all; replaces an older one.
+
+        Raises:
+            ValueError: where it cannot be written.
+        """
+        from onnxruntime.training import api
+
+        target = Path(path)
+        self._state.properties[PROGRESS] = json.dumps(
+            {
+                "steps": self.steps,
+                "lr": self.lr,
+                "rates": [rate.state_dict() for rate in self.rates],
+                "random": self._random.bit_generator.state,
+            }
+        )
+        try:
+            handle, partial = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.absolute().parent)
+        except OSError as error:
+            raise ValueError(f"{target} cannot be written: {error.strerror}") from error
+        os.close(handle)
+        try:
+            api.CheckpointState.save_checkpoint(self._state, partial, include_optimizer_state=True)
+            os.replace(partial, target)
+        except (RuntimeError, OSError) as error:
+            Path(partial).unlink(missing_ok=True)
+            raise ValueError(f"{target} cannot be written: {error}") from error
+        return target
+
+    def _go_on(self, progress: dict[str, Any]) -> None:
+        self.steps, self.lr = progress["steps"], progress["lr"]
+        for rate, state in zip(self.rates, progress["rates"], strict=True):
+            rate.load_state_dict(state)
+        self._random.bit_generator.state = progress["random"]
+
+    def fit(self, train_loader: Iterable[Any], *, epochs: int, **options: Any) -> History:
+        """Trains for some epochs; see :func:`ecograph.export.fit.fit`."""
+        from ecograph.export.fit import fit
+
+        return fit(self, train_loader, epochs=epochs, **options)
+
+
+def _array(value: Any, want: Input) -> np.ndarray[Any, Any]:
+    """Returns an input as a contiguous array.
+
+    Raises:
+        ValueError: where its type or shape is another than that of the example.
+    """
+    array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    if array.dtype != want.dtype:
+        raise ValueError(f"{want.name} is {array.dtype}, and was {want.dtype} when the model was exported: convert it")
+    fits = array.ndim == len(want.shape) and all(
+        size is None or size == own for own, size in zip(array.shape, want.shape, strict=True)
+    )
+    if not fits:
+        shape = " x ".join("any" if size is None else str(size) for size in want.shape) or "a scalar"
+        raise ValueError(f"{want.name} is {' x '.join(map(str, array.shape))}, and must be {shape}")
+    return np.ascontiguousarray(array)

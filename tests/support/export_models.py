@@ -1,0 +1,49 @@
+"""Small models for the export, each with products that are called in another way."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ConvNet(nn.Module):
+    """Convolutions with groups, a stride, a bias and a transposed one; norms; a frozen layer; a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.grouped = nn.Conv2d(16, 32, 3, stride=2, padding=1, groups=2, bias=False)
+        self.norm = nn.BatchNorm2d(32)
+        self.frozen = nn.Conv2d(32, 32, 1)
+        self.up = nn.ConvTranspose2d(32, 24, 3, stride=2, padding=1, output_padding=1)
+        self.pool = nn.AvgPool2d(2)
+        self.head = nn.Linear(24 * 16, 5)
+        self.frozen.requires_grad_(False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        y = F.relu(self.norm(self.grouped(F.relu(self.stem(image)))))
+        y = self.up(self.frozen(y))
+        scores: Tensor = self.head(self.pool(torch.tanh(y)).flatten(1))
+        return scores
+
+
+class Tokens(nn.Module):
+    """Tokens ``(N, T)`` to scores ``(N, T, 12)``: three dimensions, an (in, out) weight, tied embeddings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(12, 32)
+        self.norm = nn.LayerNorm(32)
+        self.up = nn.Parameter(torch.randn(32, 48) / 6)
+        self.up_bias = nn.Parameter(torch.zeros(48))
+        self.down = nn.Linear(48, 32)
+        self.head = nn.Linear(32, 12, bias=False)
+        nn.init.normal_(self.embed.weight, std=0.2)  # saturated scores would make channels tie
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        y = F.gelu(torch.addmm(self.up_bias, self.norm(x).flatten(0, 1), self.up)).view(*tokens.shape, 48)
+        scores: Tensor = self.head(x + self.down(y))
+        return scores
