@@ -134,6 +134,11 @@ def frontier_part(path: Path, data: dict[str, Any], plots: Path) -> list[str]:
     return lines
 
 
+def _epochs(runs: Sequence[dict[str, Any]]) -> float:
+    """Returns the epochs to the target, on average over the runs that reached it."""
+    return mean(each["epochs"] for each in runs if each["outcome"] == "reached")
+
+
 def sweep_part(path: Path, data: dict[str, Any], plots: Path) -> list[str]:
     """Draws a file of energy_to_target.py, and returns what stands of it on the page."""
     sweep, rerun = data["sweep"], data["rerun"]
@@ -162,6 +167,8 @@ def sweep_part(path: Path, data: dict[str, Any], plots: Path) -> list[str]:
         f"**{sweep['spread']:.1f} times** the energy of the best (the paper: up to 5).",
         f"- The best ({setting}) promised {rerun['promised']:.1f} J. From {len(rerun['runs'])} new seeds, "
         f"{rerun['reached']} reached it, in {mean(new):.1f}{spread} J: **{rerun['ratio']:.2f} of the promise**.",
+        f"- In epochs, which no drift of the machine can change: {_epochs(rerun['runs']):.1f} on average, and "
+        f"{_epochs([sweep['best'], *sweep['best']['repeats']]):.1f} in the search.",
         f"- The search took {sweep['search_cost']:.0f} J; next to {sweep['compared_with']} "
         f"({sweep['compared_with_cost']:.1f} J) "
         + (
