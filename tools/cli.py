@@ -13,6 +13,7 @@ from ecograph.tools.advise import advise
 from ecograph.tools.calibrate import calibrate
 from ecograph.tools.demo import demo
 from ecograph.tools.doctor import doctor
+from ecograph.tools.export import export
 from ecograph.tools.inspect import inspect
 from ecograph.tools.loop import loop
 from ecograph.tools.pass_options import LoopCommand
@@ -32,6 +33,7 @@ app.command()(advise)
 app.command(epilog=data.epilog("[data] spec"))(train)
 app.command()(sweep)
 app.command(cls=LoopCommand)(loop)
+app.command()(export)
 app.command()(calibrate)
 app.command()(doctor)
 

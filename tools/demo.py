@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ecograph.tools.console import print_json, print_text, stderr, stdout
-from ecograph.tools.errors import user_errors
+from ecograph.tools.errors import UserError, one_line, user_errors
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -36,6 +36,9 @@ def demo(
     threads: Annotated[
         int, typer.Option(min=1, help="Threads of torch. With one, no waiting for others is in the CPU time.")
     ] = 1,
+    backend: Annotated[
+        str, typer.Option(help="ort: train in PyTorch and in ONNX Runtime, dense and sparse, side by side.")
+    ] = "torch",
     json: Annotated[bool, typer.Option("--json", help="Print every figure of every seed as JSON.")] = False,
     job: Annotated[
         bool, typer.Option("--job", help="Print the sparse arm as a job for `ecograph train`; train nothing.")
@@ -56,15 +59,45 @@ def demo(
 
     with user_errors(prefix="--model: "):
         demo_model.build(model)
+    if backend not in ("torch", "ort"):
+        raise UserError(f"--backend {backend!r}: give torch or ort")
     if job:
         print_text(job_text(model, epochs=epochs))
         return
     torch.set_num_threads(threads)
+    if backend == "ort":
+        _beside_ort(model, epochs=epochs, seeds=seeds, json=json)
+        return
     started = time.perf_counter()
     plan = demo_arms.make_plan(model, epochs=epochs)
     with _progress() as progress:
         runs = run_all(plan, seeds=seeds, progress=progress)
     report = demo_report.report(plan, runs, threads=threads, seconds=time.perf_counter() - started)
+    if json:
+        print_json(report.to_dict())
+    else:
+        stdout().print(report)
+
+
+def _beside_ort(model: str, *, epochs: int, seeds: int, json: bool) -> None:
+    """Trains in PyTorch and in ONNX Runtime, and prints what came out."""
+    from ecograph.export.requirements import check_installed
+    from ecograph.tools import demo_ort
+
+    try:
+        check_installed()
+    except ImportError as error:
+        raise UserError(f"--backend ort: {one_line(error)}") from error
+    started, runs = time.perf_counter(), []
+    arms = demo_ort.arms(model, epochs=epochs)
+    with _progress() as progress:
+        task = progress.add_task("", total=seeds * len(arms) * epochs)
+        for seed in range(seeds):
+            for position, arm in enumerate(arms):
+                progress.update(task, description=f"seed {seed + 1} of {seeds}, {arm.title}")
+                tick = partial(progress.advance, task, 1 / demo_ort.STEPS)
+                runs.append(demo_ort.train(arm, seed=seed, position=position, tick=tick))
+    report = demo_ort.Report(runs, arms, epochs, seeds, time.perf_counter() - started)
     if json:
         print_json(report.to_dict())
     else:

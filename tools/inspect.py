@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ecograph.tools.console import no_effect_noted, note
+from ecograph.tools.console import no_effect_noted, note, print_json, stdout
 from ecograph.tools.errors import UserError, user_errors
 from ecograph.tools.passes import find_pass
 
@@ -24,7 +24,8 @@ def inspect(
         str,
         typer.Argument(
             metavar="SPEC",
-            help="package.module:callable, file.py:callable, timm:NAME, torchvision:NAME, hf:NAME or demo:NAME.",
+            help="package.module:callable, file.py:callable, timm:NAME, torchvision:NAME, hf:NAME or demo:NAME; or the "
+            "training_model.onnx of an export.",
         ),
     ],
     input: Annotated[
@@ -83,6 +84,13 @@ def inspect(
 
     The model gets random weights; nothing is downloaded or trained.
     """
+    if spec.endswith(".onnx"):
+        ignored: dict[str, Any] = {"--input": input, "--recipe": recipe, "--pass": passes, "--html": html}
+        ignored |= {"--device": device, "--drop": drop, "--schedule": schedule, "--when": when, "--amp": amp}
+        ignored |= {"--optimizer": optimizer, "--graph": graph, "--diff": diff}
+        ignored |= {"--cost": cost, "--dot": dot, "--mermaid": mermaid}
+        inspect_onnx(Path(spec), [name for name, value in ignored.items() if value], json=json)
+        return
     from ecograph.tools.costing import OPTIMIZER, CostOptions
     from ecograph.tools.inputs import parse
     from ecograph.tools.inspected import compile_subject
@@ -104,6 +112,23 @@ def inspect(
     shown.show(inspected)
     if html is not None:
         write_page(html, inspected, costing)
+
+
+def inspect_onnx(path: Path, given: Sequence[str], *, json: bool) -> None:
+    """Prints what is in a training graph.
+
+    Raises:
+        UserError: for options that are about PyTorch models, and a file that is no graph.
+    """
+    from ecograph.tools.onnx_graph import read_training_graph
+
+    if given:
+        raise UserError(f"{given[0]} is for PyTorch models, and SPEC {str(path)!r} is an ONNX file: leave it out")
+    found = read_training_graph(path)
+    if json:
+        print_json(found.to_dict())
+    else:
+        stdout().print(found)
 
 
 def write_page(path: Path, inspected: Inspected, costing: CostOptions | None) -> None:

@@ -1,0 +1,82 @@
+"""``ecograph export``, ``inspect`` of what it wrote, and ``demo --backend ort``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ecograph.tools import demo_model, demo_ort
+
+pytest.importorskip("onnxruntime.training.api", reason="needs the extra onnx: onnxruntime with training")
+
+
+def test_export_then_inspect(main: Any, tmp_path: Path) -> None:
+    weights = demo_model.build("tiny").state_dict()
+    torch.save(weights, tmp_path / "weights.pt")
+    folder = tmp_path / "out"
+    typed = ("export", "demo:tiny", "-o", str(folder), "--weights", str(tmp_path / "weights.pt"))
+    code, out, err = main(*typed, "--drop", "0.5", "--when", "always", "--optimizer", "sgd", "--json")
+    assert code == 0, err
+    assert "OrtTrainer" in err
+    exported = json.loads(out)
+    kept = {layer["name"]: (layer["channels"], layer["kept"]) for layer in exported["sparse_layers"]}
+    assert kept["blocks.0.conv1"] == (32, 16) and kept["blocks.2.shortcut.0"] == (128, 64)
+    assert "stem.0" not in kept and "head" not in kept
+    assert exported["parameters"] == sum(v.numel() for k, v in weights.items() if k.endswith(("weight", "bias")))
+    assert exported["operators"]["If"] == len(kept)
+
+    from ecograph.export import OrtTrainer
+
+    assert torch.equal(OrtTrainer(folder).state_dict()["head.weight"], weights["head.weight"])
+
+    file = str(folder / "training_model.onnx")
+    code, out, err = main("inspect", file, "--json")
+    assert (code, json.loads(out)) == (0, exported)
+    code, out, err = main("inspect", file)
+    assert (code, err) == (0, "")
+    for word in ("blocks.1.conv2", "kept at peak", "sparse_backward(drop=0.5", "x: any x 1 x 8 x 8", "optimizer sgd"):
+        assert word in out
+    code, out, err = main("inspect", str(folder / "optimizer_model.onnx"))
+    assert code == 0 and "not written by ecograph export" in out
+    code, out, err = main(*typed)
+    assert code == 2 and "exists: give a new folder" in err
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        (("export", "demo:tiny", "-o", "x", "--dense", "--drop", "0.5"), "--dense and a pass"),
+        (("export", "demo:tiny", "-o", "x", "--loss", "huber"), "loss='huber': give one of"),
+        (("export", "demo:tiny", "-o", "x", "--weights", "missing.pt"), "--weights missing.pt: "),
+        (("inspect", "missing.onnx"), "SPEC 'missing.onnx': No such file"),
+        (("inspect", "some.onnx", "--cost"), "--cost is for PyTorch models"),
+        (("demo", "--backend", "jax"), "--backend 'jax': give torch or ort"),
+    ],
+)
+def test_mistakes_get_one_line(
+    main: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: tuple[str, ...], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = main(*typed)
+    assert code == 2
+    assert says in " ".join(err.split())
+    assert [each.name for each in tmp_path.iterdir()] == ["models.py"]
+
+
+def test_the_demo_in_both_backends(main: Any) -> None:
+    code, out, err = main("demo", "--backend", "ort", "--model", "tiny", "--epochs", "2", "--seeds", "1", "--json")
+    assert (code, err) == (0, "")
+    data = json.loads(out)
+    assert [arm["name"] for arm in data["arms"]] == [arm.name for arm in demo_ort.arms("tiny", epochs=2)]
+    for kind in ("dense", "sparse backward"):
+        torch_run, ort_run = (
+            next(arm["runs"][0] for arm in data["arms"] if arm["name"] == f"{backend} {kind}")
+            for backend in ("torch", "ort")
+        )
+        # The same images in the same order, at the same learning rates; apart by what float32 grows to in 32 steps.
+        assert ort_run["train_loss"] == pytest.approx(torch_run["train_loss"], rel=0.03)
+        assert abs(data["points_apart"][kind]) < 1
