@@ -27,7 +27,7 @@ from ecograph.export.losses import Loss, find_loss
 from ecograph.export.manifest import Input, Manifest
 from ecograph.export.optimizers import OptimizerSpec, find_optimizer
 from ecograph.export.requirements import check_installed
-from ecograph.export.sites import check_exportable
+from ecograph.export.sites import check_exportable, settle
 from ecograph.export.step_module import counted
 from ecograph.guards import check_model
 from ecograph.record import records
@@ -75,6 +75,7 @@ def export_onnx_training(
     folder = Path(path)
     with new_folder(folder) as partial:
         batch = make_batch(model, example_inputs, chosen, example_targets)
+        settle(model, batch.args, batch.kwargs)
         forward = export_forward(model, batch, chosen, training=True)
         if not forward.parameters:
             raise ValueError(f"{type(model).__name__} has no parameter that is trained: set requires_grad")

@@ -7,6 +7,7 @@ finds, be it a plain layer, a routed product in a custom forward or a layer that
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,15 +63,28 @@ def check_exportable(model: nn.Module) -> None:
             layer: Any = site.layer
             if layer is None:
                 continue
-            if layer.dense_because is None:
-                raise ValueError(
-                    f"whether {site.name} is worth a sparse backward is not decided yet: give optimize the "
-                    "example_inputs too, or train the model for a step first"
-                )
             if not hasattr(layer, "gradients"):
                 raise ValueError(
                     f"{site.name}: the pass {site.passes[0]!r} cannot be exported; optimize the model without it"
                 )
+
+
+def settle(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Has layers that wait for the first training batch decide now whether a sparse backward pays, by an example batch.
+
+    A copy of the model sees the batch, so nothing but the decisions is changed.
+    """
+    if all(site.layer is None or site.layer.dense_because is not None for r in records(model) for site in r.sites):
+        return
+    copied = copy.deepcopy(model)
+    with torch.enable_grad():
+        copied.train()(*args, **kwargs)
+    for own, seen in zip(records(model), records(copied), strict=True):
+        for site, decided in zip(own.sites, seen.sites, strict=True):
+            if site.layer is not None and decided.layer is not None and site.layer.dense_because is None:
+                # A layer that the batch did not reach stays dense.
+                found = decided.layer.dense_because
+                site.layer.dense_because = "the example batch did not reach it" if found is None else found
 
 
 @contextmanager

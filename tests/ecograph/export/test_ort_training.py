@@ -288,9 +288,15 @@ def test_passes_that_are_not_exported(no_partial_files: Path) -> None:
     ecograph.optimize(model, example_inputs=(four,), passes=[SliceOut(rate=0.5, min_width=8, when="always")])
     with pytest.raises(ValueError, match="the pass 'sliceout' cannot be exported"):
         export_onnx_training(model, (four,), path=no_partial_files)
-    undecided = ecograph.optimize(nn.Sequential(nn.Linear(4, 64), nn.Linear(64, 64), nn.Linear(64, 4)))
-    with pytest.raises(ValueError, match="is not decided yet: give optimize the example_inputs"):
-        export_onnx_training(undecided, (four,), path=no_partial_files)
+
+
+def test_layers_that_wait_for_a_batch_decide(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 64), nn.Linear(64, 2048), nn.Linear(2048, 2048), nn.Linear(2048, 4))
+    ecograph.optimize(model)
+    before = copy.deepcopy(model.state_dict())
+    path = export_onnx_training(model, (torch.randn(512, 4),), path=tmp_path / "exported")
+    assert "2" in [site.name for site in OrtTrainer(path).manifest.sites]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_a_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch, no_partial_files: Path) -> None:
