@@ -6,21 +6,26 @@
 
 The machine is calibrated first, in the same process. Then each model, with random weights, is trained for some steps
 at batch sizes 1, 8 and 32, in float32 and under bfloat16 autocast; a step is forward, backward and SGD with momentum,
-all in eager mode. Batch sizes and precisions of a model take turns. What each pass saves is measured at batch size 8 in
-float32, the plain and the rewritten models in turn; the memory at a step's peak there too, without passes. The cost
-model sees shapes alone, and none of these timings.
+all in eager mode. The process keeps the memory that was freed (``ecograph.keep_memory()``), as calibrating does: else
+a step takes longer or not as its tensors happen to lie. Batch sizes and precisions of a model take turns. What each
+pass saves is measured at batch size 8 in float32, the plain and the rewritten models in turn, of which the passes
+rewrite what pays; the memory at a step's peak there too, without passes. The cost model sees shapes alone, and none of
+these timings.
 """
 
 from __future__ import annotations
 
+import atexit
 import copy
 import gc
 import multiprocessing
+import os
 import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -34,7 +39,7 @@ from torch import nn
 
 import ecograph
 from ecograph.cost.calibration import calibrate
-from ecograph.cost.devices import Device, Roofline, find_device
+from ecograph.cost.devices import Device, Roofline, find_device, stored
 from ecograph.cost.steps import record_step
 from ecograph.cost.steps.record import mean_square
 from ecograph.passes import SliceOut, SparseBackward
@@ -51,6 +56,8 @@ BATCH = 8
 UNCOUNTED, TURN = 2, 4
 #: Seconds after which a model's steps are not repeated any more.
 ENOUGH = 3.0
+#: The same where it is measured what passes save, in rounds of short turns; and the most rounds there.
+ENOUGH_SAVED, SAVING_ROUNDS = 8.0, 15
 
 
 class Step:
@@ -82,20 +89,30 @@ def sgd(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=1e-6, momentum=0.9)
 
 
-def in_turn(steps: Sequence[Step], rounds: int) -> list[tuple[float, ...]]:
-    """Returns for each step the medians of its parts, in seconds.
+#: Seconds of a step by its parts: forward, backward, optimizer.
+Parts = tuple[float, float, float]
+
+
+def in_turn(steps: Sequence[Step], rounds: int, enough: float = ENOUGH) -> list[list[Parts]]:
+    """Returns for each step, and each of the rounds, the medians of its parts, in seconds.
 
     The steps take turns, some at a time. The first ones of a turn find the caches, the memory and oneDNN's compiled
     kernels, of which it keeps 1024, as another model or batch size left them: no training does, so they do not count.
     """
-    times: list[list[tuple[float, float, float]]] = [[] for _ in steps]
+    times: list[list[Parts]] = [[] for _ in steps]
     began = time.perf_counter()
     for done in range(rounds):
         for step, found in zip(steps, times, strict=True):
-            found += [step() for _ in range(UNCOUNTED + TURN)][UNCOUNTED:]
-        if done >= 1 and time.perf_counter() - began > ENOUGH * len(steps):
+            found.append(middle([step() for _ in range(UNCOUNTED + TURN)][UNCOUNTED:]))
+        if done >= 1 and time.perf_counter() - began > enough * len(steps):
             break
-    return [tuple(statistics.median(part) for part in zip(*found, strict=True)) for found in times]
+    return times
+
+
+def middle(times: Sequence[Parts]) -> Parts:
+    """Returns the medians of the parts."""
+    forward, backward, optimizer = (statistics.median(part) for part in zip(*times, strict=True))
+    return forward, backward, optimizer
 
 
 def predicted(model: nn.Module, inputs: Any, roofline: Roofline, dtype: str) -> tuple[tuple[float, ...], int]:
@@ -119,7 +136,8 @@ def step_times(name: str, roofline: Roofline, batches: Sequence[int], rounds: in
     says = [predicted(model, inputs[batch], roofline, dtype) for batch, dtype in settings]
     steps = [Step(model, inputs[batch], dtype) for batch, dtype in settings]
     rows = []
-    for (batch, dtype), (seconds, memory), measured in zip(settings, says, in_turn(steps, rounds), strict=True):
+    times = map(middle, in_turn(steps, rounds))
+    for (batch, dtype), (seconds, memory), measured in zip(settings, says, times, strict=True):
         row = {"model": name, "batch": batch, "dtype": dtype, "measured": list(measured), "predicted": list(seconds)}
         row["error"] = sum(seconds) / sum(measured) - 1
         if dtype == "float32" and batch == BATCH:
@@ -156,14 +174,21 @@ def savings(name: str, roofline: Roofline, rounds: int) -> list[dict[str, Any]]:
             warnings.simplefilter("ignore", ecograph.NoEffectWarning)
             models[key] = ecograph.optimize(copy.deepcopy(plain), example_inputs=inputs, passes=[make()])
     says = {key: sum(predicted(model, inputs, roofline, "float32")[0]) for key, model in models.items()}
-    times = in_turn([Step(model, inputs) for model in models.values()], rounds)
-    takes = {key: sum(found) for key, found in zip(models, times, strict=True)}
+    # The machine's pace changes from round to round: what a pass saves is the median of what it saved in each.
+    steps = [Step(model, inputs) for model in models.values()]
+    turns = in_turn(steps, SAVING_ROUNDS if rounds > 1 else 1, ENOUGH_SAVED)
+    takes = {key: [sum(parts) for parts in found] for key, found in zip(models, turns, strict=True)}
+    saved = {
+        key: [1 - mine / plain for mine, plain in zip(takes[key], takes["plain"], strict=True)] for key in PASSES
+    }  # fmt: skip
     return [
         {
             "model": name,
             "pass": key,
-            "measured": 1 - takes[key] / takes["plain"],
+            "measured": statistics.median(saved[key]),
+            "rounds": saved[key],
             "predicted": 1 - says[key] / says["plain"],
+            "rewritten": sum(bool(layer.rewritten_by) for layer in ecograph.explain(models[key]).layers),
         }
         for key in PASSES
     ]
@@ -196,7 +221,8 @@ def show(console: Console, times: Sequence[dict[str, Any]], saved: Sequence[dict
             row["model"], str(row["batch"]), row["dtype"], f"{1e3 * sum(row['measured']):.1f}",
             f"{1e3 * sum(row['predicted']):.1f}", f"{forward:+.0%}", f"{backward:+.0%}", f"{row['error']:+.0%}", peak,
         )  # fmt: skip
-    console.print(table)
+    if times:
+        console.print(table)
     if saved:
         table = Table("model", "pass", "saved, measured", "predicted", "apart")
         for row in saved:
@@ -209,9 +235,19 @@ def show(console: Console, times: Sequence[dict[str, Any]], saved: Sequence[dict
         console.print(f"{name}: " + ", ".join(f"{key} {value:.1%}" for key, value in figures.items()))
 
 
+def stored_here(device: Device) -> Device:
+    """Returns a device that was calibrated, kept where the passes look for it, until this process ends."""
+    folder = TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    os.environ["ECOGRAPH_CACHE"] = folder.name
+    stored.save(device)
+    return find_device()
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the benchmark."""
     made = parser(__doc__ or "", only=list(REAL), rounds=4)
+    made.add_argument("--parts", nargs="+", choices=("times", "savings"), default=("times", "savings"))
     made.add_argument("--quick", action="store_true", help="one small model, few steps, no calibration: does it run?")
     options = made.parse_args(arguments)
     console = Console()
@@ -222,15 +258,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("calibration", total=len(names) + 1)
         began = time.perf_counter()
-        device: Device = find_device("generic-cpu") if options.quick else calibrate()
+        device: Device = find_device("generic-cpu") if options.quick else stored_here(calibrate())
         seconds = time.perf_counter() - began
         roofline = Roofline(device)
         for name in names:
             progress.update(task, advance=1, description=name)
-            times += step_times(name, roofline, batches, rounds)
-            gc.collect()
-            saved += savings(name, roofline, rounds)
-            gc.collect()
+            if "times" in options.parts:
+                times += step_times(name, roofline, batches, rounds)
+                gc.collect()
+            if "savings" in options.parts:
+                saved += savings(name, roofline, rounds)
+                gc.collect()
             result = {"calibration_seconds": seconds, "summary": summary(times, saved), "times": times}
             write_json(options.json, {**result, "savings": saved})  # what is there, should the rest be interrupted
     show(console, times, saved)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -49,9 +51,17 @@ class GroupSlice:
         self.max_scale = max_scale
         self._number = rate.register(name)
         self._scales: dict[tuple[float, torch.device], Tensor] = {}
+        # Asked by every layer in every step, and the same until the rate or the draw changes. Not kept while a compiler
+        # traces: what it finds in a dictionary, it would guard.
+        self._widths: dict[float, int] = {}
+        self._start: tuple[Tensor, int, float, int] | None = None
 
     def __repr__(self) -> str:
         return f"GroupSlice({self.name!r}, {self.width_at(self.rate.peak)} of {self.units} units)"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns all but the start that is known: a copy's draws count their changes anew."""
+        return {**vars(self), "_start": None}
 
     @property
     def active(self) -> bool:
@@ -65,7 +75,14 @@ class GroupSlice:
 
     def width_at(self, rate: float) -> int:
         """Returns the units of a slice at a rate; all units where none can be dropped."""
-        return kept_units(self.units, self.inner, rate, self.align) or self.units
+        if torch.compiler.is_compiling():
+            return kept_units(self.units, self.inner, rate, self.align) or self.units
+        known = self._widths.get(rate)
+        if known is None:
+            if len(self._widths) > 64:  # a schedule that never repeats a rate
+                self._widths.clear()
+            known = self._widths[rate] = kept_units(self.units, self.inner, rate, self.align) or self.units
+        return known
 
     @property
     def width(self) -> int:
@@ -81,9 +98,14 @@ class GroupSlice:
     @property
     def start(self) -> int:
         """The first unit of the slice. Not for compiled code, which would be compiled once for each."""
-        grid = self._grid()
-        draw = int(self.rate.draws[self._number]) if self.rate.known else 0
-        return grid.at(draw * grid.choices >> BITS)
+        if not self.rate.known:
+            return self._grid().at(0)
+        draws, now = self.rate.draws, self.rate.now
+        version = draws._version
+        if self._start is None or self._start[0] is not draws or self._start[1:3] != (version, now):
+            grid = self._grid()
+            self._start = (draws, version, now, grid.at(int(draws[self._number]) * grid.choices >> BITS))
+        return self._start[3]
 
     def _grid(self) -> Grid:
         return start_grid(self.units, self.width, self.inner, self.starts, self.align)

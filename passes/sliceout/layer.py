@@ -10,6 +10,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -58,6 +59,7 @@ class SlicedLayer:
         self.slices = dict(slices)
         self.scaled = scaled
         self.inner = inner
+        self._known_cuts: dict[tuple[Any, ...], tuple[list[Cut], list[Cut], list[Cut]]] = {}
 
     def __repr__(self) -> str:
         return f"SlicedLayer({self.name!r}, rate={self.rate.peak:g})"
@@ -75,8 +77,7 @@ class SlicedLayer:
     @property
     def active(self) -> bool:
         """Whether anything is cut off now."""
-        layouts = (self.out, self.inp, self.groups)
-        return any(Cut(0, layout, self.slices).active for layout in layouts if layout is not None)
+        return any(each.active for each in self.slices.values())
 
     def acts(self, training: bool) -> bool:
         """Whether it computes anything but the plain product now, or has yet to see the batch that decides it.
@@ -134,19 +135,35 @@ class SlicedLayer:
                 f"{self.name} has {groups} groups, and had {full_size(self.groups)} when the model was optimized: "
                 "restore it, then optimize it again"
             )
-        # Dimension 0 of a weight holds the channels of all groups, dimension 1 those of one.
-        first, second = (self.inp, self.out) if transposed else (self.out, self.inp)
-        first = over_groups(first, self.groups, groups, weight.shape[0])
-        first_cut = [] if first is None else [Cut(0, first, self.slices)]
-        second_cut = [] if second is None else [Cut(1, second, self.slices)]
+        first_cut, second_cut, bias_cut = self._cuts(groups, transposed, weight.shape[0], bias)
         small = take(weight, first_cut + second_cut, name=name)
         if self.scaled:
             small = rescale(small, first_cut if transposed or self.groups is not None else [])
             small = rescale(small, [] if transposed else second_cut)
         if bias is not None:
-            out = over_groups(self.out, self.groups, groups, bias.shape[0])
-            bias = take(bias, [] if out is None else [Cut(0, out, self.slices)], name=f"the bias of {self.name}")
+            bias = take(bias, bias_cut, name=f"the bias of {self.name}")
         return small, bias, groups if self.groups is None else size_now(self.groups, self.slices)
+
+    def _cuts(
+        self, groups: int, transposed: bool, rows: int, bias: Tensor | None
+    ) -> tuple[list[Cut], list[Cut], list[Cut]]:
+        """Returns how the weight's dimensions 0 and 1 and the bias are cut."""
+        key = (groups, transposed, rows, None if bias is None else bias.shape[0])
+        known = None if torch.compiler.is_compiling() else self._known_cuts.get(key)
+        if known is not None:
+            return known
+        # Dimension 0 of a weight holds the channels of all groups, dimension 1 those of one.
+        first, second = (self.inp, self.out) if transposed else (self.out, self.inp)
+        first = over_groups(first, self.groups, groups, rows)
+        out = None if bias is None else over_groups(self.out, self.groups, groups, bias.shape[0])
+        found = (
+            [] if first is None else [Cut(0, first, self.slices)],
+            [] if second is None else [Cut(1, second, self.slices)],
+            [] if out is None else [Cut(0, out, self.slices)],
+        )
+        if not torch.compiler.is_compiling():
+            self._known_cuts[key] = found
+        return found
 
     def shares(self, rate: float) -> tuple[float, float]:
         """Returns which share of the output and of the input channels is in force at a rate.

@@ -7,8 +7,10 @@ code, where a start that changes would be a new program, the elements are gather
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -39,6 +41,23 @@ class Cut:
     def active(self) -> bool:
         """Whether anything is cut off now."""
         return any(_slice_of(segment.group, self.slices) is not None for segment in self.layout)
+
+    def pieces(self) -> tuple[Piece, ...]:
+        """Returns what is kept of the dimension now. Not for compiled code."""
+        stamp = tuple((found.start, found.width) if found.active else None for found in self._concerned)
+        known = self._pieces_at
+        if known.get("stamp") != stamp:  # the draw stays for weight, bias and statistics, and while gradients add up
+            known["stamp"], known["pieces"] = stamp, _pieces(self)
+        return known["pieces"]
+
+    @cached_property
+    def _pieces_at(self) -> dict[str, Any]:
+        return {}
+
+    @cached_property
+    def _concerned(self) -> tuple[GroupSlice, ...]:
+        found = (self.slices.get(segment.group) for segment in self.layout if segment.group)
+        return tuple(dict.fromkeys(each for each in found if each is not None))
 
 
 def _slice_of(group: str, slices: Mapping[str, GroupSlice]) -> GroupSlice | None:
@@ -169,10 +188,10 @@ Box = tuple[tuple[int, tuple[Piece, ...]], ...]
 
 
 def _box(cuts: Sequence[Cut], ndim: int) -> Box:
-    return tuple((cut.dim % ndim, tuple(_pieces(cut))) for cut in cuts)
+    return tuple((cut.dim % ndim, cut.pieces()) for cut in cuts)
 
 
-def _pieces(cut: Cut) -> list[Piece]:
+def _pieces(cut: Cut) -> tuple[Piece, ...]:
     pieces, offset = [], 0
     for segment in cut.layout:
         found = _slice_of(segment.group, cut.slices)
@@ -182,7 +201,7 @@ def _pieces(cut: Cut) -> list[Piece]:
             block, length = segment.units * segment.inner, found.width * segment.inner
             pieces.append(Piece(offset, segment.outer, block, found.start * segment.inner, length))
         offset += segment.size
-    return pieces
+    return tuple(pieces)
 
 
 def _index(cut: Cut, device: torch.device) -> Tensor:
@@ -293,6 +312,10 @@ class _Take(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         return _take(tangents[0], ctx.box)
+
+
+# Function.apply binds arguments to it in every call; to find it out takes longer than to cut.
+_Take.forward.__signature__ = inspect.signature(_Take.forward)  # type: ignore[attr-defined]
 
 
 class _Gather(torch.autograd.Function):

@@ -7,6 +7,7 @@ grad_bias are the rows ``K`` of the full ones, which are zero elsewhere.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -173,6 +174,10 @@ class _SparseConv(torch.autograd.Function):
                 b if a is None else a for a, b in zip((grad_input, grad_weight, grad_bias), rest, strict=True)
             )
         return grad_input, grad_weight, grad_bias, None, None, None, None, None
+
+
+# Function.apply binds arguments to it in every call; to find it out takes longer than a small product.
+_SparseConv.forward.__signature__ = inspect.signature(_SparseConv.forward)  # type: ignore[attr-defined]
 
 
 def _backward(

@@ -9,6 +9,7 @@ and zero in the rows of W and b that were not kept.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -110,3 +111,7 @@ class _SparseLinear(torch.autograd.Function):
             else:
                 grad_bias = grad.sum(0)
         return grad_input, grad_weight, grad_bias, None, None, None, None
+
+
+# Function.apply binds arguments to it in every call; to find it out takes longer than a small product.
+_SparseLinear.forward.__signature__ = inspect.signature(_SparseLinear.forward)  # type: ignore[attr-defined]
