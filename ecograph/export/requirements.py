@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 
+import torch.utils.checkpoint
+
 #: Of the ONNX files: the newest that onnxruntime-training 1.19.2 loads.
 IR_VERSION = 10
 #: Of the operators in them.
@@ -19,20 +21,35 @@ INSTALL = 'pip install "ecograph[onnx]"'
 
 def check_installed() -> None:
     """Raises ImportError, with what to install, unless ONNX Runtime training and the exporter can be imported."""
-    for name in ("onnx", "onnxscript", "onnxruntime"):
+    with _checkpoint_as_it_is():
+        for name in ("onnx", "onnxscript", "onnxruntime"):
+            try:
+                import_module(name)
+            except ImportError as error:
+                raise ImportError(_what_to_do(name)) from error
         try:
-            import_module(name)
+            import_module("onnxruntime.training.api")
         except ImportError as error:
-            raise ImportError(_what_to_do(name)) from error
+            if _has_wheels():
+                raise ImportError(
+                    "onnxruntime is installed without training: pip uninstall onnxruntime, then pip install "
+                    f"--force-reinstall {WHEEL}"
+                ) from error
+            raise ImportError(_what_to_do("onnxruntime.training")) from error
+
+
+@contextmanager
+def _checkpoint_as_it_is() -> Iterator[None]:
+    """Leaves ``torch.utils.checkpoint`` alone.
+
+    ONNX Runtime puts a function of its own in its place when it is imported, for its ORTModule, which is not used here;
+    Dynamo cannot trace that one, so a model with checkpoints would be captured in pieces.
+    """
+    checkpoint = torch.utils.checkpoint.checkpoint
     try:
-        import_module("onnxruntime.training.api")
-    except ImportError as error:
-        if _has_wheels():
-            raise ImportError(
-                "onnxruntime is installed without training: pip uninstall onnxruntime, then pip install "
-                f"--force-reinstall {WHEEL}"
-            ) from error
-        raise ImportError(_what_to_do("onnxruntime.training")) from error
+        yield
+    finally:
+        torch.utils.checkpoint.checkpoint = checkpoint
 
 
 def _has_wheels() -> bool:

@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from ecograph.export.requirements import check_installed
 from ecograph.tools import demo_model, demo_ort
 
-pytest.importorskip("onnxruntime.training.api", reason="needs the extra onnx: onnxruntime with training")
+try:
+    check_installed()  # and not importorskip: importing ONNX Runtime changes torch.utils.checkpoint
+except ImportError as missing:
+    pytest.skip(str(missing), allow_module_level=True)
 
 
 def test_export_then_inspect(main: Any, tmp_path: Path) -> None:

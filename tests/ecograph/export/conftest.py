@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-pytest.importorskip("onnx", reason="needs the extra onnx")
-pytest.importorskip("onnxscript", reason="needs the extra onnx")
-pytest.importorskip("onnxruntime.training.api", reason="needs the extra onnx: onnxruntime with training")
+from ecograph.export.requirements import check_installed
+
+try:
+    check_installed()  # and not importorskip: importing ONNX Runtime changes torch.utils.checkpoint
+except ImportError as missing:
+    pytest.skip(str(missing), allow_module_level=True)
 
 
 @pytest.fixture(autouse=True)

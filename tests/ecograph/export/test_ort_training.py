@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -311,3 +312,14 @@ def test_a_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch, no_partial
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(ImportError, match="needs Linux and Python 3.10 to 3.12"):
         export_onnx_training(nn.Linear(4, 4), (four,), path=no_partial_files)
+
+
+def test_torch_is_left_as_it_is() -> None:
+    """ONNX Runtime puts its own ``checkpoint`` into torch when it is imported."""
+    code = (
+        "import torch.utils.checkpoint as c; before = c.checkpoint\n"
+        "from ecograph.export.requirements import check_installed; check_installed()\n"
+        "import sys; assert 'onnxruntime' in sys.modules and c.checkpoint is before"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
