@@ -193,7 +193,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sources |= (
             {data["sweep"]["energy_source"]} if "sweep" in data else {run["energy_source"] for run in data["runs"]}
         )
-    page = HEAD.format(source=" and ".join(sorted(each.replace(":", ": ") for each in sources))) + "\n".join(lines) + "\n"
+    said = " and ".join(sorted(each.replace(":", ": ") for each in sources))
+    page = HEAD.format(source=said) + "\n".join(lines) + "\n"
     (args.out / "README.md").write_text(page, encoding="utf-8")
 
 
