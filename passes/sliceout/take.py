@@ -45,13 +45,15 @@ class Cut:
     def pieces(self) -> tuple[Piece, ...]:
         """Returns what is kept of the dimension now. Not for compiled code."""
         stamp = tuple((found.start, found.width) if found.active else None for found in self._concerned)
-        known = self._pieces_at
-        if known.get("stamp") != stamp:  # the draw stays for weight, bias and statistics, and while gradients add up
-            known["stamp"], known["pieces"] = stamp, _pieces(self)
-        return known["pieces"]
+        pieces = self._pieces_at.get(stamp)
+        if pieces is None:  # the draw stays for weight, bias and statistics, and while gradients add up
+            pieces = _pieces(self)
+            self._pieces_at.clear()
+            self._pieces_at[stamp] = pieces
+        return pieces
 
     @cached_property
-    def _pieces_at(self) -> dict[str, Any]:
+    def _pieces_at(self) -> dict[tuple[tuple[int, int] | None, ...], tuple[Piece, ...]]:
         return {}
 
     @cached_property
