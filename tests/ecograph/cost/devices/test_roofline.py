@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from ecograph.cost.devices import Device, Roofline, Timing, find_device
+from ecograph.cost.devices import Device, Figure, Roofline, Timing, find_device
 from ecograph.cost.steps import Op
 
 
@@ -32,6 +32,28 @@ CASES: dict[str, tuple[Op, float, float]] = {
     "memory used again": (op(written=1000, fresh=True), 2e-6, 2e-5 + 1e-6),
     "in place": (op(written=2000), 3e-6, 3e-5 + 2e-6),
 }
+
+
+@pytest.fixture(autouse=True)
+def memory_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A calibration that another test ran has this process keep its memory."""
+    monkeypatch.setattr("ecograph.cost.devices.roofline.keeps_memory", lambda: False)
+
+
+def test_memory_that_is_kept_is_never_new(round_cpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, seconds, _ = CASES["new memory"]
+    assert Roofline(round_cpu).seconds(given) == pytest.approx(seconds)
+    monkeypatch.setattr("ecograph.cost.devices.roofline.keeps_memory", lambda: True)
+    assert Roofline(round_cpu).seconds(given) == pytest.approx(3e-6)
+    # What this process does says nothing about another device.
+    assert Roofline(round_cpu).seconds(replace(given, device="cuda")) == pytest.approx(seconds)
+
+
+def test_a_function_written_in_python(round_cpu: Device) -> None:
+    called = op(kind="function", phase="backward", count=3)
+    assert Roofline(round_cpu).seconds(called) == 0.0
+    known = replace(round_cpu, overhead={**round_cpu.overhead, "function": Figure(4e-5, "")})
+    assert Roofline(known).seconds(called) == pytest.approx(1.2e-4)
 
 
 @pytest.mark.parametrize(("given", "seconds", "joules"), CASES.values(), ids=CASES)
