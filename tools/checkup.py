@@ -13,10 +13,11 @@ from pathlib import Path
 #: extra -> the distributions it brings.
 EXTRAS: dict[str, tuple[str, ...]] = {
     "demo": ("scikit-learn",),
-    "onnx": ("onnx", "onnxscript", "onnxruntime-training"),
+    "onnx": ("onnx", "onnxscript", "onnxruntime-training-cpu"),
     "energy": ("zeus", "zeus-apple-silicon"),
     "tensorboard": ("tensorboard",),
     "plots": ("matplotlib",),
+    "sweep": ("optuna", "matplotlib"),
 }
 
 #: What `inspect` looks models up in, besides the user's own code.
@@ -172,7 +173,7 @@ def _extra(name: str, distributions: tuple[str, ...]) -> Check:
 
 def _exists(distribution: str) -> bool:
     """Whether there is such a distribution for this Python, as the markers in pyproject.toml have it."""
-    if distribution == "onnxruntime-training":
+    if distribution == "onnxruntime-training-cpu":
         return sys.platform == "linux" and sys.version_info < (3, 12)
     if distribution == "zeus-apple-silicon":
         return sys.platform == "darwin" and platform.machine() == "arm64"

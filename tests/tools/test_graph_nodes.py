@@ -40,7 +40,8 @@ def test_nodes_of_a_graph() -> None:
 
 
 def test_nodes_that_a_pass_put_in_are_at_their_layer() -> None:
-    captured, _, _ = compile_graphs(Net(), example_inputs=torch.zeros(4, 3, 8, 8), passes=[ecograph.passes.SliceOut()])
+    passes = [ecograph.passes.SliceOut(when="always")]
+    captured, _, _ = compile_graphs(Net(), example_inputs=torch.zeros(4, 3, 8, 8), passes=passes)
     narrow = [node for node in describe(captured.graphs[0]) if node.operation == "narrow"]
     assert narrow and {node.layer for node in narrow} <= {"first", "last"}
 
