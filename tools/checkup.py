@@ -174,7 +174,7 @@ def _extra(name: str, distributions: tuple[str, ...]) -> Check:
 def _exists(distribution: str) -> bool:
     """Whether there is such a distribution for this Python, as the markers in pyproject.toml have it."""
     if distribution == "onnxruntime-training-cpu":
-        return sys.platform == "linux" and sys.version_info < (3, 12)
+        return sys.platform == "linux" and sys.version_info < (3, 13)
     if distribution == "zeus-apple-silicon":
         return sys.platform == "darwin" and platform.machine() == "arm64"
     return True
