@@ -16,7 +16,7 @@ def keep_memory() -> bool:
 
     glibc gives large blocks back to the system as soon as they are freed, and the end of its heap where that is free; a
     training step then gets the same memory anew, page by page. Whether that happens depends on how its tensors happen
-    to lie, so that of two equal steps one may take a third longer. The price is a process that stays as large as it
+    to lie, so that of two equal steps one may take much longer. The price is a process that stays as large as it
     ever was, and blocks that are not given back one by one: on networks with large linear layers up to a quarter more.
 
     Call it before the first step; results are the same. A GPU's memory is not concerned, since PyTorch keeps that
