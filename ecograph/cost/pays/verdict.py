@@ -97,4 +97,5 @@ def _find(type: str) -> Device:
 def _in_words(seconds: float) -> str:
     if seconds == 0:
         return "nothing"
-    return f"{seconds * 1e3:.2g} ms" if seconds >= 1e-4 else f"{seconds * 1e6:.2g} us"
+    rounded = float(f"{seconds:.2g}")  # "190 ms" and not "1.9e+02 ms"
+    return f"{rounded * 1e3:g} ms" if rounded >= 1e-4 else f"{rounded * 1e6:g} us"
