@@ -54,5 +54,5 @@ def mapped() -> bool:
     """
     if torch.compiler.is_compiling():
         return False
-    levels = torch._C._functorch.get_interpreter_stack() or ()
-    return any(level.key() in (TransformType.Vmap, TransformType.Jvp) for level in levels)
+    levels = torch._C._functorch.get_interpreter_stack()
+    return bool(levels) and any(level.key() in (TransformType.Vmap, TransformType.Jvp) for level in levels)

@@ -69,6 +69,7 @@ class SliceRate(Rate):
         self.known = True
         self._keys = torch.zeros(0, dtype=torch.int64, device="cpu")
         self._names: list[str] = []
+        self._numbers: tuple[Tensor, int, list[int]] | None = None
 
     def register(self, name: str) -> int:
         """Returns the index among the draws of the group called ``name``, which is new or known."""
@@ -79,6 +80,15 @@ class SliceRate(Rate):
                 self._keys = torch.tensor(keys, dtype=torch.int64, device="cpu")
                 self.draws = draw(self.step, self._keys)
         return self._names.index(name)
+
+    @property
+    def numbers(self) -> list[int]:
+        """The draws as Python's numbers; zeros where they cannot be read. Not for compiled code."""
+        draws, version = self.draws, self.draws._version
+        found = self._numbers
+        if found is None or found[0] is not draws or found[1] != version:
+            found = self._numbers = (draws, version, draws.tolist() if self.known else [0] * len(draws))
+        return found[2]
 
     def tick(self) -> None:
         """Moves on by one training forward, and draws."""
@@ -101,6 +111,10 @@ class SliceRate(Rate):
         self.step.fill_(step)
         self.draws.copy_(draw(self.step, self._keys))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns all but the numbers that were read: a copy's draws count their changes anew."""
+        return {**vars(self), "_numbers": None}
+
     def state_dict(self) -> dict[str, Any]:
         """Returns where it is; the draws follow from the step."""
         return {**super().state_dict(), "step": int(self.step), "waits": self.waits}
@@ -114,6 +128,7 @@ class SliceRate(Rate):
     def without_data(self) -> None:
         """Takes the first slice from now on."""
         self.known = False
+        self._numbers = None
 
     def close(self) -> None:
         """Lets optimizers step on whole parameters again."""

@@ -54,14 +54,14 @@ class GroupSlice:
         # Asked by every layer in every step, and the same until the rate or the draw changes. Not kept while a compiler
         # traces: what it finds in a dictionary, it would guard.
         self._widths: dict[float, int] = {}
-        self._start: tuple[Tensor, int, float, int] | None = None
+        self._window: tuple[Tensor, int, float, bool, tuple[int, int] | None] | None = None
 
     def __repr__(self) -> str:
         return f"GroupSlice({self.name!r}, {self.width_at(self.rate.peak)} of {self.units} units)"
 
     def __getstate__(self) -> dict[str, Any]:
-        """Returns all but the start that is known: a copy's draws count their changes anew."""
-        return {**vars(self), "_start": None}
+        """Returns all but the window that is known: a copy's draws count their changes anew."""
+        return {**vars(self), "_window": None}
 
     @property
     def active(self) -> bool:
@@ -69,9 +69,26 @@ class GroupSlice:
 
         Like dropout it does not ask for gradients: checkpointing runs the forward without them, then with them.
         """
+        if not torch.compiler.is_compiling():
+            return self.window is not None
         if self.rate.now == 0 or (self.anchor is not None and not self.anchor.training):
             return False
         return self.width < self.units
+
+    @property
+    def window(self) -> tuple[int, int] | None:
+        """The first unit of the slice and its width; None where nothing is cut off. Not for compiled code."""
+        rate = self.rate
+        now, draws = rate.now, rate.draws
+        if now == 0 or (self.anchor is not None and not self.anchor.training):
+            return None
+        version = draws._version
+        found = self._window
+        if found is None or found[0] is not draws or found[1:4] != (version, now, rate.known):
+            width = self.width_at(now)
+            window = (self._first(), width) if width < self.units else None
+            found = self._window = (draws, version, now, rate.known, window)
+        return found[4]
 
     def width_at(self, rate: float) -> int:
         """Returns the units of a slice at a rate; all units where none can be dropped."""
@@ -98,14 +115,12 @@ class GroupSlice:
     @property
     def start(self) -> int:
         """The first unit of the slice. Not for compiled code, which would be compiled once for each."""
-        if not self.rate.known:
-            return self._grid().at(0)
-        draws, now = self.rate.draws, self.rate.now
-        version = draws._version
-        if self._start is None or self._start[0] is not draws or self._start[1:3] != (version, now):
-            grid = self._grid()
-            self._start = (draws, version, now, grid.at(int(draws[self._number]) * grid.choices >> BITS))
-        return self._start[3]
+        window = self.window
+        return self._first() if window is None else window[0]
+
+    def _first(self) -> int:
+        grid = self._grid()
+        return grid.at(self.rate.numbers[self._number] * grid.choices >> BITS)
 
     def _grid(self) -> Grid:
         return start_grid(self.units, self.width, self.inner, self.starts, self.align)

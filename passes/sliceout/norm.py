@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ecograph.passes.sliceout.group_slice import GroupSlice
-from ecograph.passes.sliceout.take import Cut, put, take
+from ecograph.passes.sliceout.take import Cut, put, take_all
 
 
 class SlicedNorm:
@@ -104,24 +104,32 @@ def sliced_batch_norm(
     Returns:
         ``(N, C_slice, *positions)``.
     """
-    weight, bias = (
-        None if full is None else take(full, cuts, name=f"{what} of {name}")
-        for what, full in (("the weight", weight), ("the bias", bias))
-    )
+    buffers = [full for full in (running_mean, running_var) if full is not None]
+    affine = [full for full in (weight, bias) if full is not None]
+    taken = take_all([*buffers, *affine], cuts, name=f"a statistic or weight of {name}")
+    slices, affine = taken[: len(buffers)], taken[len(buffers) :]
+    weight = affine.pop(0) if weight is not None else None
+    bias = affine.pop(0) if bias is not None else None
     if gain != 1:
         assert weight is not None and bias is not None
         weight, bias = weight * gain, bias * gain
-    buffers = [full for full in (running_mean, running_var) if full is not None]
-    slices = [take(full, cuts, name=f"a running statistic of {name}") for full in buffers]
     powers = (scale, scale if training else scale * scale)
     seen = slices if scale == 1 else [part / power for part, power in zip(slices, powers, strict=False)]
     mean, var = seen if seen else (None, None)
     output = F.batch_norm(input, mean, var, weight, bias, training, momentum, eps / scale**2)
     if training and scale != 1:
-        for full, part, power in zip(buffers, seen, powers, strict=False):
-            put(full, cuts, part * power)
+        for full, place, part, power in zip(buffers, slices, seen, powers, strict=False):
+            _write(full, cuts, place, part * power)
     elif training:
         for full, part in zip(buffers, seen, strict=True):
-            if part is not full and (torch.compiler.is_compiling() or not part._is_view()):
-                put(full, cuts, part)
+            if part is not full:
+                _write(full, cuts, part, part)
     return output
+
+
+def _write(full: Tensor, cuts: Sequence[Cut], place: Tensor, value: Tensor) -> None:
+    """Writes ``value`` into the part of ``full`` that ``take_all`` gave as ``place``, which may be a view of it."""
+    if torch.compiler.is_compiling() or not (place is full or place._is_view()):
+        put(full, cuts, value)
+    elif value is not place:
+        place.copy_(value)

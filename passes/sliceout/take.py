@@ -1,22 +1,23 @@
 """Taking the slice of a parameter, and putting a slice back.
 
 Eagerly a slice is a view wherever it is one stretch of each dimension, and the gradient of the parameter is written
-once: zeros, and the slice's gradient copied into them. (Two nested ``narrow`` would fill with zeros twice.) In compiled
-code, where a start that changes would be a new program, the elements are gathered by an index that stays a tensor.
+once: zeros, and the slice's gradient copied into them. ``as_strided`` does both in one call (two nested ``narrow``
+would fill with zeros twice). In compiled code, where a start that changes would be a new program, the elements are
+gathered by an index that stays a tensor.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ecograph.analysis.layout import Layout
 from ecograph.passes.sliceout.group_slice import GroupSlice
@@ -31,35 +32,36 @@ class Cut:
         dim: the dimension.
         layout: what it is made up of.
         slices: the slice of each group; a segment whose group is not among them stays whole.
+        size: elements of the whole dimension.
+        concerned: the slices that it is cut to.
     """
 
     dim: int
     layout: Layout
     slices: Mapping[str, GroupSlice]
+    size: int = field(init=False)
+    concerned: tuple[GroupSlice, ...] = field(init=False)
+    _known: dict[tuple[tuple[int, int] | None, ...], tuple[Piece, ...] | None] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        found = (self.slices.get(segment.group) for segment in self.layout if segment.group)
+        object.__setattr__(self, "concerned", tuple(dict.fromkeys(each for each in found if each is not None)))
+        object.__setattr__(self, "size", full_size(self.layout))
+        object.__setattr__(self, "_known", {})
 
     @property
     def active(self) -> bool:
         """Whether anything is cut off now."""
-        return any(_slice_of(segment.group, self.slices) is not None for segment in self.layout)
+        return any(found.active for found in self.concerned)
 
-    def pieces(self) -> tuple[Piece, ...]:
-        """Returns what is kept of the dimension now. Not for compiled code."""
-        stamp = tuple((found.start, found.width) if found.active else None for found in self._concerned)
-        pieces = self._pieces_at.get(stamp)
-        if pieces is None:  # the draw stays for weight, bias and statistics, and while gradients add up
-            pieces = _pieces(self)
-            self._pieces_at.clear()
-            self._pieces_at[stamp] = pieces
-        return pieces
-
-    @cached_property
-    def _pieces_at(self) -> dict[tuple[tuple[int, int] | None, ...], tuple[Piece, ...]]:
-        return {}
-
-    @cached_property
-    def _concerned(self) -> tuple[GroupSlice, ...]:
-        found = (self.slices.get(segment.group) for segment in self.layout if segment.group)
-        return tuple(dict.fromkeys(each for each in found if each is not None))
+    def pieces(self) -> tuple[Piece, ...] | None:
+        """Returns what is kept of the dimension now; None where that is all of it. Not for compiled code."""
+        stamp = tuple([found.window for found in self.concerned])
+        if stamp not in self._known:
+            if len(self._known) > 64:  # many starts, and other widths in every epoch
+                self._known.clear()
+            self._known[stamp] = _pieces(self) if any(stamp) else None
+        return self._known[stamp]
 
 
 def _slice_of(group: str, slices: Mapping[str, GroupSlice]) -> GroupSlice | None:
@@ -97,28 +99,46 @@ def take(tensor: Tensor, cuts: Sequence[Cut], *, scale: bool = False, name: str 
     Raises:
         ValueError: where a dimension has another size than its layout.
     """
-    for cut in cuts:
-        if tensor.shape[cut.dim] != full_size(cut.layout):
-            raise ValueError(
-                f"dimension {cut.dim} of {name} has {tensor.shape[cut.dim]} elements, and had {full_size(cut.layout)} "
-                "when the model was optimized: restore it, then optimize it again"
-            )
-    cuts = [cut for cut in cuts if cut.active]
-    if not cuts:
-        return tensor
-    if has_torch_function((tensor,)):
-        result: Tensor = handle_torch_function(take, (tensor,), tensor, cuts, scale=scale, name=name)
-        return result
     if torch.compiler.is_compiling():
-        for cut in cuts:
-            tensor = _Gather.apply(tensor, cut.dim, _index(cut, tensor.device))  # type: ignore[no-untyped-call]
+        box: Box = ()
+        cuts = [cut for cut in cuts if cut.active]
     else:
         box = _box(cuts, tensor.ndim)
-        if torch.is_grad_enabled() and tensor.requires_grad and not mapped():
-            tensor = _Take.apply(tensor, box)  # type: ignore[no-untyped-call]
-        else:
-            tensor = _take(tensor, box)
-    return rescale(tensor, cuts) if scale else tensor
+    taken = _taken(tensor, cuts, box, name)
+    return rescale(taken, cuts) if scale else taken
+
+
+def take_all(tensors: Sequence[Tensor], cuts: Sequence[Cut], *, name: str = "a tensor") -> list[Tensor]:
+    """Returns what :func:`take` does of each of several tensors of as many dimensions."""
+    if torch.compiler.is_compiling() or not tensors:
+        return [take(tensor, cuts, name=name) for tensor in tensors]
+    box = _box(cuts, tensors[0].ndim)  # asked for once: what is cut of a step's many small tensors takes its time
+    return [_taken(tensor, cuts, box, name) for tensor in tensors]
+
+
+def _taken(tensor: Tensor, cuts: Sequence[Cut], box: Box, name: str) -> Tensor:
+    """Returns the part of a tensor, by its cuts in compiled code, else by the box that is made of them."""
+    for cut in cuts:
+        if tensor.shape[cut.dim] != cut.size:
+            raise ValueError(
+                f"dimension {cut.dim} of {name} has {tensor.shape[cut.dim]} elements, and had {cut.size} "
+                "when the model was optimized: restore it, then optimize it again"
+            )
+    compiling = torch.compiler.is_compiling()
+    if not (cuts if compiling else box):
+        return tensor
+    if has_torch_function((tensor,)):
+        result: Tensor = handle_torch_function(take, (tensor,), tensor, cuts, name=name)
+        return result
+    if compiling:
+        for cut in cuts:
+            tensor = _Gather.apply(tensor, cut.dim, _index(cut, tensor.device))  # type: ignore[no-untyped-call]
+        return tensor
+    if _strided(tensor, box):
+        return _window(tensor, box)
+    if torch.is_grad_enabled() and tensor.requires_grad and not mapped():
+        return _Take.apply(tensor, box)  # type: ignore[no-any-return, no-untyped-call]
+    return _take(tensor, box)
 
 
 def rescale(part: Tensor, cuts: Sequence[Cut]) -> Tensor:
@@ -156,10 +176,11 @@ def _factor(cut: Cut, device: torch.device) -> float | Tensor:
 @torch.no_grad()
 def put(full: Tensor, cuts: Sequence[Cut], value: Tensor) -> None:
     """Writes ``value`` into the part of ``full`` that :func:`take` gives, in place."""
-    cuts = [cut for cut in cuts if cut.active]
     if not torch.compiler.is_compiling():
         _assign(full, value, _box(cuts, full.ndim))
-    elif not cuts:
+        return
+    cuts = [cut for cut in cuts if cut.active]
+    if not cuts:
         full.copy_(value)
     else:
         index = _index(cuts[0], full.device)
@@ -172,7 +193,7 @@ def put(full: Tensor, cuts: Sequence[Cut], value: Tensor) -> None:
 
 def outside(full: Tensor, cuts: Sequence[Cut]) -> list[Tensor]:
     """Returns views that together are all of ``full`` but what :func:`take` gives."""
-    return _outside(full, _box([cut for cut in cuts if cut.active], full.ndim))
+    return _outside(full, _box(cuts, full.ndim))
 
 
 class Piece(NamedTuple):
@@ -190,7 +211,8 @@ Box = tuple[tuple[int, tuple[Piece, ...]], ...]
 
 
 def _box(cuts: Sequence[Cut], ndim: int) -> Box:
-    return tuple((cut.dim % ndim, cut.pieces()) for cut in cuts)
+    """Returns the dimensions that are cut now."""
+    return tuple((cut.dim % ndim, pieces) for cut in cuts if (pieces := cut.pieces()) is not None)
 
 
 def _pieces(cut: Cut) -> tuple[Piece, ...]:
@@ -230,6 +252,26 @@ def _blocks(tensor: Tensor, dim: int, piece: Piece) -> tuple[Tensor, int]:
     if piece.outer == 1:
         return segment, dim
     return _split(segment, dim, (piece.outer, piece.block)), dim + 1
+
+
+def _strided(tensor: Tensor, box: Box) -> bool:
+    """Whether the part is one stretch of each dimension, and the tensor has strides to say so by.
+
+    Tensors that wrap others (DTensor) have none, nor have those that ``torch.func`` maps over.
+    """
+    for _, pieces in box:
+        if len(pieces) > 1 or pieces[0].outer > 1:
+            return False
+    return (type(tensor) in (nn.Parameter, Tensor) or not is_traceable_wrapper_subclass(tensor)) and not mapped()
+
+
+def _window(tensor: Tensor, box: Box) -> Tensor:
+    """Returns the part as a view, made in one call; its backward is torch's own, in one call too."""
+    size, strides, offset = list(tensor.shape), tensor.stride(), tensor.storage_offset()
+    for dim, (piece,) in box:
+        size[dim] = piece.length
+        offset += (piece.offset + piece.begin) * strides[dim]
+    return tensor.as_strided(size, strides, offset)
 
 
 def _take(tensor: Tensor, box: Box) -> Tensor:
@@ -291,7 +333,7 @@ def _spread(part: Tensor, box: Box) -> Tensor:
 
 
 class _Take(torch.autograd.Function):
-    """The slice whose place is known."""
+    """The slice whose place is known, of several stretches."""
 
     @staticmethod
     def forward(tensor: Tensor, box: Box) -> Tensor:

@@ -145,7 +145,7 @@ def test_only_a_flow_has_one_scale() -> None:
 def test_a_batch_norm_of_another_width_is_named() -> None:
     each, _ = cut()
     bn = nn.BatchNorm1d(10)
-    with pytest.raises(ValueError, match=r"the weight of bn1 has 10 elements, and had 12"):
+    with pytest.raises(ValueError, match=r"a statistic or weight of bn1 has 10 elements, and had 12"):
         sliced_batch_norm(
             torch.randn(4, 6), bn.running_mean, bn.running_var, bn.weight, bn.bias, True, 0.1, 1e-5,
             cuts=[each], name="bn1",

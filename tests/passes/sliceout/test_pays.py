@@ -38,7 +38,7 @@ def decided(model: nn.Module, x: Tensor, **options: object) -> dict[str, str]:
 
 
 def test_a_wide_group_pays_and_a_narrow_one_does_not() -> None:
-    found = decided(Mlp(), torch.empty(256, 256))
+    found = decided(Mlp(), torch.empty(64, 256))
     assert found["up"] == "" and found["first"].startswith("does not pay: saves ")
     assert decided(Mlp(), torch.empty(256, 256), when="always")["first"] == ""
 
@@ -50,7 +50,7 @@ def test_it_depends_on_the_batch() -> None:
 
 
 def test_explain_gives_the_figures() -> None:
-    model = ecograph.optimize(Mlp(), example_inputs=torch.empty(256, 256), passes=[SliceOut(0.5)])
+    model = ecograph.optimize(Mlp(), example_inputs=torch.empty(64, 256), passes=[SliceOut(0.5)])
     reason = {layer.name: layer.reason for layer in ecograph.explain(model).layers}["first"]
     assert reason.startswith("in no group that is sliced: does not pay: saves ") and "costs" in reason
 
