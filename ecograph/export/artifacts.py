@@ -6,8 +6,6 @@ import copy
 import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from ecograph.export.forward import Forward
 from ecograph.export.manifest import FILE, METADATA, Manifest
 from ecograph.export.optimizers import OptimizerSpec, as_torch, make_block
 from ecograph.export.requirements import IR_VERSION, quiet_runtime, short
+from ecograph.export.trial import TrialError, take_steps
 
 if TYPE_CHECKING:
     import onnx
@@ -136,8 +135,6 @@ def describe(training: onnx.ModelProto, manifest: Manifest, folder: Path) -> Non
 def check(folder: Path, modules: dict[str, str]) -> None:
     """Checks the graphs as ONNX, and takes one training step and one eval step in a process of their own.
 
-    Some operators end the process in ONNX Runtime; then it is that one, and nothing has been written yet.
-
     Args:
         folder: with all files.
         modules: for the nodes of the forward, the paths of their modules.
@@ -152,14 +149,10 @@ def check(folder: Path, modules: dict[str, str]) -> None:
             onnx.checker.check_model(_as_standard(onnx.load(folder / name)))
         except onnx.checker.ValidationError as error:
             raise ValueError(f"{name} is not valid: {' '.join(str(error).split())[:400]}") from error
-    ran = subprocess.run(
-        [sys.executable, "-m", "ecograph.export.trial", os.fspath(folder)], capture_output=True, text=True, check=False
-    )
-    if ran.returncode < 0:
-        raise ValueError(f"ONNX Runtime crashed in the first training step (signal {-ran.returncode})")
-    if ran.returncode:
-        last = (ran.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ValueError(f"the first training step fails in ONNX Runtime{_place(last, modules)}: {short(last)}")
+    try:
+        take_steps(folder)
+    except TrialError as error:
+        raise ValueError(f"the first training step fails{_place(str(error), modules)}: {error}") from error
 
 
 def _place(text: str, modules: dict[str, str]) -> str:

@@ -19,7 +19,7 @@ from ecograph.export.differentiable import make_differentiable
 from ecograph.export.losses import Loss
 from ecograph.export.requirements import IR_VERSION, OPSET
 from ecograph.export.sites import PREFIX, ExportedSite, marked
-from ecograph.export.step_module import MODEL, StepForward, counted, statistics
+from ecograph.export.step_module import MODEL, StepForward, statistics
 from ecograph.export.translations import translations
 
 if TYPE_CHECKING:
@@ -66,11 +66,11 @@ def export_forward(model: nn.Module, batch: Batch, loss: Loss, *, training: bool
         with marked(model) as sites, _quiet():
             try:
                 traced = torch.export.export(step, inputs, dynamic_shapes=dynamic_shapes(batch, held), strict=False)
-                _check_buffers(traced, model)
                 program: Any = torch.onnx.export(
                     traced, dynamo=True, opset_version=OPSET, optimize=False, verbose=False,
                     custom_translation_table=translations(training),
                 )  # fmt: skip
+                _check_buffers(program.exported_program, model)
             except ValueError:
                 raise
             except Exception as error:
@@ -124,13 +124,9 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _check_buffers(traced: torch.export.ExportedProgram, model: nn.Module) -> None:
+def _check_buffers(decomposed: torch.export.ExportedProgram, model: nn.Module) -> None:
     """Raises ValueError where the forward changes a buffer that is no running statistic."""
-    own = {name for name, _ in model.named_buffers()} - {*statistics(model), *counted(model)}
-    if not own:
-        return
-    changed = traced.run_decompositions({}).graph_signature.buffers_to_mutate.values()
-    for name in (each.removeprefix(f"{MODEL}.") for each in changed):
+    for name in (each.removeprefix(f"{MODEL}.") for each in decomposed.graph_signature.buffers_to_mutate.values()):
         raise ValueError(
             f"the forward changes the buffer {name}, which is no running statistic of a norm: an exported graph cannot "
             "do that; leave it as it is in training mode"

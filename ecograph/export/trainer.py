@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ecograph import registry
 from ecograph.export.artifacts import CHECKPOINT, EVAL, OPTIMIZER, TRAINING
+from ecograph.export.choices import keep_counts, ranked
 from ecograph.export.forward import NEW
 from ecograph.export.gradients import KEEP, RANKS
 from ecograph.export.manifest import Input, Manifest
@@ -97,7 +98,7 @@ class OrtTrainer:
         self._outputs = self._module.output_names()
         self._statistics = [self._outputs.index(NEW + name) for name in self.manifest.statistics]
         self._inputs = [name for name in self._module.input_names() if name in (KEEP, RANKS)]
-        self._ranked = sum(s.groups * s.channels for s in self.manifest.sites if s.random)
+        self._ranked = ranked(self.manifest)
         self.lr = self.manifest.optimizer["lr"]
         if PROGRESS in self._state.properties:
             self._go_on(json.loads(self._state.properties[PROGRESS]))
@@ -165,11 +166,7 @@ class OrtTrainer:
         return {self.manifest.sites[i].name: int(k) for i, k in enumerate(self._keep())}
 
     def _keep(self) -> np.ndarray[Any, Any]:
-        kept = []
-        for site in self.manifest.sites:
-            rate = self.rates[site.pass_index].now
-            kept.append(self._passes[site.pass_index].kept(site.channels, rate) if rate else site.channels)
-        return np.array(kept, np.int64)
+        return keep_counts(self.manifest, self._passes, [rate.now for rate in self.rates])
 
     def _choices(self) -> list[np.ndarray[Any, Any]]:
         """Returns the inputs that say what is kept."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from onnx_exporter import remember_torchlib
 
 from ecograph.export.requirements import check_installed
 
@@ -12,6 +13,7 @@ try:
     check_installed()  # and not importorskip: importing ONNX Runtime changes torch.utils.checkpoint
 except ImportError as missing:
     pytest.skip(str(missing), allow_module_level=True)
+remember_torchlib()
 
 
 @pytest.fixture(autouse=True)

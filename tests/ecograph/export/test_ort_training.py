@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -316,10 +315,5 @@ def test_a_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch, no_partial
 
 def test_torch_is_left_as_it_is() -> None:
     """ONNX Runtime puts its own ``checkpoint`` into torch when it is imported."""
-    code = (
-        "import torch.utils.checkpoint as c; before = c.checkpoint\n"
-        "from ecograph.export.requirements import check_installed; check_installed()\n"
-        "import sys; assert 'onnxruntime' in sys.modules and c.checkpoint is before"
-    )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert ran.returncode == 0, ran.stderr
+    assert any(name.startswith("onnxruntime.training.ortmodule") for name in sys.modules)
+    assert torch.utils.checkpoint.checkpoint.__module__ == "torch.utils.checkpoint"
