@@ -16,15 +16,12 @@ the process, and two that run side by side can slow each other down, so compare 
 
 from __future__ import annotations
 
-import multiprocessing
 from argparse import ArgumentParser
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+from processes import outcomes, workers
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from tasks import TASKS, report
@@ -58,28 +55,6 @@ def jobs(plans: Plans, seeds: int, scale: float) -> list[Job]:
     return list(made)
 
 
-@contextmanager
-def finished(todo: Sequence[Job], processes: int, threads: int) -> Iterator[Iterator[dict[str, Any]]]:
-    """Gives the outcomes as they come in; leaving early drops those that have not begun.
-
-    Args:
-        todo: in the order in which they are begun.
-        processes: how many at a time; 1 runs them in this process.
-        threads: of each.
-    """
-    if processes == 1:
-        torch.set_num_threads(threads)
-        yield map(run, todo)
-        return
-    # spawn: a forked process would inherit torch's threads in an unknown state
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(threads,))
-    try:
-        yield (future.result() for future in as_completed([pool.submit(run, job) for job in todo]))
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def run_all(todo: Sequence[Job], results: Results, *, processes: int, threads: int) -> None:
     """Does the trainings that ``results`` does not have yet, with a progress bar."""
     weights = {job: job.flops_share * _SECONDS[job.task] for job in todo}
@@ -94,8 +69,8 @@ def run_all(todo: Sequence[Job], results: Results, *, processes: int, threads: i
     with Progress(*columns, transient=True, refresh_per_second=1) as progress:
         done = sum(weights[job] for job in todo if job not in open_jobs)
         bar = progress.add_task("training", total=sum(weights.values()), completed=done)
-        with finished(open_jobs, processes, threads) as outcomes:
-            for outcome in outcomes:
+        with workers(processes, threads) as pool:
+            for outcome in outcomes(run, open_jobs, pool):
                 results.add(outcome)
                 job = Job(**{name: outcome[name] for name in Job.__dataclass_fields__})
                 text = f"{len(results.runs)} trainings done, the last: {job.task}, {job.arm}, seed {job.seed}"

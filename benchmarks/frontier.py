@@ -18,16 +18,13 @@ costs that comes as far (tasks/merit.py).
 
 from __future__ import annotations
 
-import multiprocessing
 from argparse import ArgumentParser
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-import torch
+from processes import outcomes, workers
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -35,6 +32,8 @@ from tasks.merit import Merit, merit
 from tasks.results import Results, ResultsError
 from tasks.sizes import SIZES, make_task
 from tasks.ways import DENSE, FREE, WAYS, Run, run, share_of_flops
+
+import ecograph
 
 SHARES = {"long": (0.25, 0.4, 0.55, 0.7, 0.85, 1.0), "short": (0.25, 0.55, 1.0)}
 FACTORS = {"long": (0.5, 1.0, 2.0), "short": (1.0,)}
@@ -141,21 +140,6 @@ class Frontier:
         }
 
 
-@contextmanager
-def finished(todo: Sequence[Run], processes: int, threads: int) -> Iterator[Iterable[dict[str, Any]]]:
-    """Gives the outcomes as they come in; leaving early drops those that have not begun."""
-    if processes == 1:
-        torch.set_num_threads(threads)
-        yield map(run, todo)
-        return
-    context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's threads
-    pool = ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(threads,))
-    try:
-        yield (future.result() for future in as_completed([pool.submit(run, job) for job in todo]))
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def run_all(todo: Sequence[Run], results: Results, processes: int, threads: int, title: str) -> None:
     """Does the trainings that ``results`` does not have yet, with a progress bar; each is written when it is done."""
     missing = [job for job in todo if results.find(job) is None]
@@ -163,8 +147,8 @@ def run_all(todo: Sequence[Run], results: Results, processes: int, threads: int,
     with Progress(*columns, transient=True, refresh_per_second=1) as progress:
         bar = progress.add_task(title, total=sum(job.flops for job in todo) or 1.0)
         progress.advance(bar, sum(job.flops for job in todo if job not in missing))
-        with finished(missing, processes, threads) as outcomes:
-            for outcome in outcomes:
+        with workers(processes, threads) as pool:
+            for outcome in outcomes(run, missing, pool):
                 results.add(outcome)
                 progress.update(bar, advance=outcome["flops"], description=f"{title}: {outcome['task']}")
 
@@ -242,4 +226,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    ecograph.keep_memory()  # as its processes do
     main()

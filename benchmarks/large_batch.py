@@ -18,12 +18,10 @@ large batch gains by running on many workers at once is in no figure here: the q
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from argparse import ArgumentParser
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -31,6 +29,7 @@ from typing import Any
 
 import target
 import torch
+from processes import outcomes, workers
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
@@ -123,34 +122,12 @@ class Runner:
         """Returns the runs of ``attempts``, in their order."""
         todo = [each for each in dict.fromkeys(attempts) if self.results.find(each) is None]  # type: ignore[arg-type]
         self._progress.update(self._bar, total=(self._progress.tasks[self._bar].total or 0) + len(todo))
-        for done in self._done(todo):
+        for done in outcomes(target.run, todo, self._pool):
             self.results.add(done)
             text = f"the last: {done['task']}, {done['arm']}, seed {done['seed']}"
             self._progress.update(self._bar, advance=1, description=text)
         found = [self.results.find(each) for each in attempts]  # type: ignore[arg-type]
         return [run for run in found if run is not None]
-
-    def _done(self, todo: Sequence[Attempt]) -> Iterator[dict[str, Any]]:
-        if self._pool is None:
-            yield from map(target.run, todo)
-            return
-        for future in as_completed([self._pool.submit(target.run, each) for each in todo]):
-            yield future.result()
-
-
-@contextmanager
-def workers(processes: int) -> Iterator[Executor | None]:
-    """Gives processes with one thread each, or None for doing all in this one."""
-    torch.set_num_threads(1)
-    if processes == 1:
-        yield None
-        return
-    context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's threads
-    pool = ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def compare(runner: Runner, task: str, goal: Goal, names: Sequence[str], seeds: int) -> list[dict[str, Any]]:

@@ -156,10 +156,11 @@ def test_the_command_writes_what_it_prints_and_goes_on(
     assert "give --resume" in capsys.readouterr().err
 
 
-def test_in_processes(large_batch: ModuleType, target: ModuleType) -> None:
-    some = [attempt(large_batch, "large", seed=seed, target=101.0) for seed in (1, 2)]
-    with large_batch.workers(2) as pool:
-        found = [pool.submit(target.run, each).result() for each in some]
+def test_in_processes(script: Script, large_batch: ModuleType, target: ModuleType) -> None:
+    some = [attempt(large_batch, "large", seed=seed, target=101.0, budget=1) for seed in (1, 2)]
+    with script("processes").workers(2) as pool:
+        # one after the other, so that one process does both
+        found = [run for each in some for run in script("processes").outcomes(target.run, [each], pool)]
     assert [run["values"] for run in found] == [target.run(each)["values"] for each in some]
 
 

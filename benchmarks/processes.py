@@ -1,0 +1,54 @@
+"""Trainings in processes: each with its own CPU time, and its memory kept, so that a step takes the same anywhere."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+import ecograph
+
+
+def begin(threads: int) -> None:
+    """Sets a process up. That memory is kept spares a step its page faults, whose number depends on where it lies."""
+    torch.set_num_threads(threads)
+    ecograph.keep_memory()
+
+
+@contextmanager
+def workers(processes: int, threads: int = 1) -> Iterator[Executor | None]:
+    """Gives processes, or None for doing all in this one; leaving early drops what has not begun.
+
+    Args:
+        processes: how many.
+        threads: of each.
+    """
+    if processes == 1:
+        torch.set_num_threads(threads)
+        yield None
+        return
+    context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's threads
+    pool = ProcessPoolExecutor(processes, context, initializer=begin, initargs=(threads,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def outcomes(run: Callable[[Any], Any], todo: Sequence[Any], pool: Executor | None) -> Iterator[Any]:
+    """Yields what comes of each, as it comes in.
+
+    Args:
+        run: a function of a module, given one of them.
+        todo: in the order in which they are begun.
+        pool: as ``workers`` gave it.
+    """
+    if pool is None:
+        yield from map(run, todo)
+        return
+    for future in as_completed([pool.submit(run, each) for each in todo]):
+        yield future.result()
