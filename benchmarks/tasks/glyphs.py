@@ -48,6 +48,7 @@ def task(
     test: int = TEST,
     classes: int = len(CHARACTERS),
     noise: float = NOISE,
+    lr: float = 0.05,
 ) -> Task:
     """Returns the task.
 
@@ -61,6 +62,7 @@ def task(
         test: images to test on.
         classes: the first so many characters.
         noise: its standard deviation.
+        lr: peak learning rate.
     """
     steps = max(1, round(scale * (count // batch)))
 
@@ -77,7 +79,7 @@ def task(
                 yield as_input(inputs[chosen]), labels[chosen]
 
     def optimizer(model: nn.Module) -> torch.optim.Optimizer:
-        return torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
+        return torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
     @torch.no_grad()
     def evaluate(model: nn.Module) -> float:
@@ -92,6 +94,7 @@ def task(
         settings={
             "images": count, "classes": classes, "widths": list(widths), "blocks": blocks, "batch": batch,
             "epochs": epochs, "steps_per_epoch": steps, "noise": noise, "test": test,
+            "lr": lr,
         },
         build=build, batches=batches, loss=F.cross_entropy, optimizer=optimizer, clip=None, evaluate=evaluate,
     )  # fmt: skip

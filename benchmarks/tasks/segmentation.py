@@ -53,6 +53,7 @@ def task(
     batch: int = 32,
     test: int = 500,
     kinds: int = len(DIGITS),
+    lr: float = 2e-3,
 ) -> Task:
     """Returns the task; see ``tasks.glyphs`` for the options.
 
@@ -64,6 +65,7 @@ def task(
         batch: scenes.
         test: scenes to test on.
         kinds: digits that have a class of their own.
+        lr: peak learning rate.
     """
     steps = max(1, round(scale * (count // batch)))
 
@@ -75,7 +77,7 @@ def task(
                 yield images[chosen], maps[chosen]
 
     def optimizer(model: nn.Module) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
+        return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
 
     @torch.no_grad()
     def evaluate(model: nn.Module) -> float:
@@ -93,8 +95,7 @@ def task(
         epochs=epochs, steps_per_epoch=steps,
         settings={
             "scenes": count, "kinds": kinds, "widths": list(widths), "batch": batch, "epochs": epochs,
-            "steps_per_epoch": steps,
-            "test": test,
+            "steps_per_epoch": steps, "test": test, "lr": lr,
         },
         build=lambda: UNet(1, kinds + 1, widths), batches=batches, loss=F.cross_entropy, optimizer=optimizer,
         clip=1.0, evaluate=evaluate,

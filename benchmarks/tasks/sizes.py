@@ -16,16 +16,18 @@ try:
         "glyphs": {
             "long": glyphs.task,
             "short": partial(
-                glyphs.task, count=1000, epochs=8, widths=(32, 64), batch=25, test=1000, classes=10, noise=0.05
+                glyphs.task, count=800, epochs=8, widths=(32, 64), batch=32, test=1000, classes=10, noise=0.05, lr=0.1
             ),
         },
         "diffusion": {
             "long": diffusion.task,
-            "short": partial(diffusion.task, count=500, epochs=8, widths=(32, 64), batch=50, test=500),
+            "short": partial(diffusion.task, count=480, epochs=8, widths=(32, 64), batch=32, test=500),
         },
         "segmentation": {
             "long": segmentation.task,
-            "short": partial(segmentation.task, count=160, epochs=8, widths=(16, 32, 64), batch=8, test=100, kinds=2),
+            "short": partial(
+                segmentation.task, count=120, epochs=8, widths=(16, 32, 64), batch=8, test=100, kinds=1, lr=5e-3
+            ),
         },
     }
 except ImportError:
