@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ecograph.cost.footprint import Footprint
 from ecograph.cost.meter import Window
 from ecograph.loop import Callback, EpochRecord, NonFiniteLossError
 from ecograph.sweeps.memory import OutOfMemory, check_fits, is_out_of_memory
@@ -20,6 +21,10 @@ from ecograph.sweeps.target import Target
 REACHED, NOT_REACHED = "reached", "not reached"
 PRUNED, TOO_DEAR, DIVERGED = "pruned", "too dear", "diverged"
 INFEASIBLE, FAILED = "infeasible", "failed"
+
+
+#: Told of epochs so far, the value, and what was spent so far, by quantity; may raise :class:`Stopped`.
+Tell = Callable[[int, float, Mapping[str, float | None]], None]
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
@@ -78,16 +83,21 @@ class Watch(Callback):
 
     Args:
         target: what is to be reached.
-        tell: told of each epoch with a value: the epochs so far, the value, and joules and seconds so far; may raise
-            :class:`Stopped`.
+        tell: told of each epoch with a value: the epochs so far, the value, and what was spent so far, by quantity;
+            may raise :class:`Stopped`.
+        footprint: of joules.
     """
 
-    def __init__(self, target: Target, tell: Callable[[int, float, float | None, float], None]) -> None:
+    #: Of an epoch; None where nobody asked.
+    flops: float | None = None
+
+    def __init__(self, target: Target, tell: Tell, footprint: Callable[[float], Footprint]) -> None:
         self.target = target
         self.best: float | None = None
         self.curve: list[list[float | None]] = []
         self.epochs = 0
         self._tell = tell
+        self._footprint = footprint
         self._joules: float | None = 0.0
         self._seconds = 0.0
         self.sources: dict[str, None] = {}
@@ -108,17 +118,15 @@ class Watch(Callback):
             self.best = float(value)
         self.curve.append([self._joules, self._seconds, float(value)])
         if not self.target.reached(float(value)):
-            self._tell(self.epochs, float(value), self._joules, self._seconds)
+            self._tell(self.epochs, float(value), self.cost)
 
     @property
-    def joules(self) -> float | None:
-        """Energy of all epochs."""
-        return self._joules if self.epochs else None
-
-    @property
-    def seconds(self) -> float:
-        """Wall time of all epochs."""
-        return self._seconds
+    def cost(self) -> dict[str, float | None]:
+        """What all epochs took, by quantity."""
+        known: dict[str, float | None] = {"time": self._seconds, "energy": self._joules if self.epochs else None}
+        if self.flops is not None:
+            known["flops"] = self.flops * self.epochs
+        return _quantities(self._footprint, known)
 
 
 def attempt(
@@ -128,7 +136,7 @@ def attempt(
     seed: int,
     target: Target,
     minimize: str,
-    tell: Callable[[int, float, float | None, float], None] = lambda epochs, value, joules, seconds: None,
+    tell: Tell = lambda epochs, value, cost: None,
 ) -> Attempt:
     """Trains a setting until the target is reached.
 
@@ -143,13 +151,13 @@ def attempt(
     Raises:
         Exception: whatever the user's code raises, other than for want of memory.
     """
-    window, watch = Window(), Watch(target, tell)
-    outcome, reason, flops = NOT_REACHED, "", None
+    window, watch = Window(), Watch(target, tell, problem.footprint)
+    outcome, reason = NOT_REACHED, ""
     try:
         training = problem.training(values, seed=seed, stop=str(target), callbacks=[watch])
         check_fits(training)
         if minimize == "flops":
-            flops = _flops_per_epoch(training)
+            watch.flops = _flops_per_epoch(training)
         training.loop.run(*training.arguments)
         if any(target.reached(value) for *_, value in watch.curve):
             outcome = REACHED
@@ -166,15 +174,12 @@ def attempt(
     if outcome == INFEASIBLE and torch.cuda.is_available():
         torch.cuda.empty_cache()
     used = window.finish()
-    cost = {"time": watch.seconds, "energy": watch.joules}
-    if flops is not None:
-        cost["flops"] = flops * watch.epochs
     return Attempt(
         outcome=outcome,
         seed=seed,
         reason=reason,
-        cost=_quantities(problem, cost),
-        spent=_quantities(problem, {"time": used.seconds, "energy": used.joules}),
+        cost=watch.cost,
+        spent=_quantities(problem.footprint, {"time": used.seconds, "energy": used.joules}),
         energy_source=" + ".join(watch.sources) or used.source,
         best=watch.best,
         epochs=watch.epochs,
@@ -182,12 +187,12 @@ def attempt(
     )
 
 
-def _quantities(problem: Problem, known: Mapping[str, float | None]) -> dict[str, float | None]:
+def _quantities(footprint: Callable[[float], Footprint], known: Mapping[str, float | None]) -> dict[str, float | None]:
     """Returns all quantities that follow from those that are known."""
     joules = known.get("energy")
     found: dict[str, float | None] = dict(known)
     if joules is not None:
-        comes_to = problem.footprint(joules)
+        comes_to = footprint(joules)
         found |= {"co2": comes_to.co2_grams, "money": comes_to.cost}
     return found
 

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ecograph.sweeps import study as studies
 from ecograph.sweeps.attempt import REACHED, Attempt, cost_of
 from ecograph.sweeps.space import Space, Values, label
-from ecograph.sweeps.study import ATTEMPT, PROBES, REPEAT_OF
+from ecograph.sweeps.study import ATTEMPT, CONFIRMS, PROBES, REPEAT_OF
 from ecograph.sweeps.target import Target
 
 if TYPE_CHECKING:
@@ -33,8 +33,9 @@ class Row:
         number: of its trial.
         values: the setting.
         attempt: of the search.
-        repeats: of it, from other seeds.
+        repeats: of it, from other seeds, by which the best was chosen.
         minimize: quantity.
+        confirmations: of it, from seeds that had no part in the choice.
     """
 
     number: int
@@ -42,20 +43,28 @@ class Row:
     attempt: Attempt
     repeats: Sequence[Attempt] = ()
     minimize: str = "energy"
+    confirmations: Sequence[Attempt] = ()
 
     @property
     def attempts(self) -> list[Attempt]:
-        """The first one and its repeats."""
-        return [self.attempt, *self.repeats]
+        """The first one, its repeats and its confirmations."""
+        return [self.attempt, *self.repeats, *self.confirmations]
 
     @property
     def cost(self) -> float | None:
-        """To reach the target once, failed attempts included; None where the search's own did not reach it."""
-        return None if self.attempt.outcome != REACHED else cost_of(self.attempts, self.minimize)
+        """To reach the target once, failed attempts included: by the confirmations alone, where there are some.
+
+        What a setting was chosen for is in part luck, which they do not share. None where the search's own attempt did
+        not reach the target, or no confirmation.
+        """
+        if self.attempt.outcome != REACHED:
+            return None
+        found = cost_of(self.confirmations or self.attempts, self.minimize)
+        return found if math.isfinite(found) else None
 
     @property
     def share_reached(self) -> float:
-        """Of the first one and its repeats, the share that reached the target."""
+        """Of all its attempts, the share that reached the target."""
         return sum(each.outcome == REACHED for each in self.attempts) / len(self.attempts)
 
     def to_dict(self) -> dict[str, Any]:
@@ -67,6 +76,7 @@ class Row:
             "share_reached": self.share_reached,
             **self.attempt.to_dict(),
             "repeats": [each.to_dict() for each in self.repeats],
+            "confirmations": [each.to_dict() for each in self.confirmations],
         }
 
 
@@ -215,17 +225,19 @@ def read(study: optuna.Study, space: Space, target: Target, minimize: str, start
     """
     with studies.quiet_optuna():
         trials = studies.finished(study)
-        repeats: dict[int, list[Attempt]] = {}
+        repeats: dict[tuple[int, bool], list[Attempt]] = {}
         for trial in trials:
             if REPEAT_OF in trial.user_attrs:
-                repeats.setdefault(trial.user_attrs[REPEAT_OF], []).append(_attempt(trial))
+                key = trial.user_attrs[REPEAT_OF], CONFIRMS in trial.user_attrs
+                repeats.setdefault(key, []).append(_attempt(trial))
         rows = [
             Row(
                 trial.number,
                 space.values(trial.params),
                 _attempt(trial),
-                tuple(repeats.get(trial.number, ())),
+                tuple(repeats.get((trial.number, False), ())),
                 minimize,
+                tuple(repeats.get((trial.number, True), ())),
             )
             for trial in trials
             if REPEAT_OF not in trial.user_attrs

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from ecograph.sweeps import study as studies
 from ecograph.sweeps.attempt import (
@@ -25,7 +26,7 @@ from ecograph.sweeps.attempt import (
 )
 from ecograph.sweeps.problem import Problem
 from ecograph.sweeps.space import Values, label
-from ecograph.sweeps.study import AGAIN, ATTEMPT, REPEAT_OF, SEED, WORKER
+from ecograph.sweeps.study import AGAIN, ATTEMPT, CONFIRMS, REPEAT_OF, SEED, SURPLUS, WORKER
 from ecograph.sweeps.target import Target
 
 #: Told of each trial that has ended: number, setting, what became of it.
@@ -79,7 +80,7 @@ class Plan:
         seed: of trainings; repeats have those that follow.
         give_up: a trial that has cost so many times the best is stopped: it can only be worse.
         finalists: when the search has ended, the best setting is repeated; so many may have to be, until one keeps up.
-        repeats: how often, each from another seed.
+        repeats: how often, each from another seed; and what is left, as often again, for what it promises.
     """
 
     target: Target
@@ -139,16 +140,19 @@ def _one(problem: Problem, study: optuna.Study, plan: Plan, tell: Tell) -> None:
 
     def objective(trial: optuna.Trial) -> float:
         trial.set_user_attr(WORKER, studies.this_worker())
+        if studies.is_surplus(study, trial.number, plan.budget.trials):
+            trial.set_user_attr(SURPLUS, True)
+            raise optuna.TrialPruned("surplus")
         values = problem.space.suggest(trial)
         repeat = REPEAT_OF in trial.user_attrs
         seed = trial.user_attrs.get(SEED, plan.seed)
         best = math.inf if repeat else _best(study)
 
-        def watch(epochs: int, value: float, joules: float | None, seconds: float) -> None:
+        def watch(epochs: int, value: float, cost: Mapping[str, float | None]) -> None:
             if repeat:
                 return
             trial.report(plan.target.shortfall(value), epochs)
-            spent = _in_units(problem, plan, joules, seconds)
+            spent = cost.get(plan.minimize)
             if spent is not None and spent > plan.give_up * best:
                 raise Stopped(TOO_DEAR)
             if trial.should_prune():
@@ -177,19 +181,9 @@ def _one(problem: Problem, study: optuna.Study, plan: Plan, tell: Tell) -> None:
         assert cost is not None
         return cost
 
-    study.optimize(objective, n_trials=1)
-
-
-def _in_units(problem: Problem, plan: Plan, joules: float | None, seconds: float) -> float | None:
-    """Returns what was spent of what is minimized; None where that is not known yet."""
-    if plan.minimize == "time":
-        return seconds
-    if plan.minimize == "flops" or joules is None:
-        return None
-    if plan.minimize == "energy":
-        return joules
-    comes_to = problem.footprint(joules)
-    return comes_to.co2_grams if plan.minimize == "co2" else comes_to.cost
+    # Whoever sleeps for long is taken for dead, and finds on waking that others have taken up the trial.
+    with suppress(optuna.exceptions.UpdateFinishedTrialError):
+        study.optimize(objective, n_trials=1)
 
 
 def _best(study: optuna.Study) -> float:
@@ -204,36 +198,86 @@ def _all_fail(study: optuna.Study, number: int) -> bool:
 
 
 def _repeat_the_best(study: optuna.Study, plan: Plan) -> bool:
-    """Has the setting that looks best trained once more, from another seed, until it was trained often enough.
+    """Has a setting trained once more, from another seed, where that is still to be done.
 
-    Of many settings the best is in part the luckiest. One whose luck does not last falls back behind the next.
+    Of many settings the best is in part the luckiest. So the one that looks best is repeated, until it was trained
+    often enough; one whose luck does not last falls back behind the next. What is left has been chosen by the very
+    figures that speak for it. So it is trained as often again, from seeds that had no part in the choice, and these
+    alone are what it promises.
     The last worker does it; one that finds others at work leaves it to them.
 
     Returns:
         Whether there is something to train.
     """
     trials = study.get_trials(deepcopy=False)
-    if any(trial.state == TrialState.RUNNING for trial in trials):
+    if plan.finalists * plan.repeats < 1 or any(trial.state == TrialState.RUNNING for trial in trials):
         return False
-    repeats: dict[int, list[Attempt]] = {}
-    for trial in studies.finished(study):
-        if REPEAT_OF in trial.user_attrs:
-            found = Attempt.from_dict(trial.user_attrs[ATTEMPT])
-            repeats.setdefault(trial.user_attrs[REPEAT_OF], []).append(found)
-    if sum(map(len, repeats.values())) >= plan.finalists * plan.repeats:
+    found = candidates(studies.finished(study), plan.minimize)
+    done = {trial.number: trial for trial in trials if trial.state == TrialState.COMPLETE}
+    racing = [each for each in found if each.number in done and not each.refuted(plan.repeats)]
+    if not racing:
         return False
-    done = [t for t in trials if t.state == TrialState.COMPLETE and REPEAT_OF not in t.user_attrs]
-    different: dict[str, Any] = {}
-    for trial in sorted(done, key=lambda t: t.number):
-        different.setdefault(label(sorted(trial.params.items())), trial)
-
-    def cost(trial: Any) -> float:
-        own = Attempt.from_dict(trial.user_attrs[ATTEMPT])
-        return cost_of([own, *repeats.get(trial.number, [])], plan.minimize)
-
-    best = min(different.values(), key=cost, default=None)
-    if best is None or len(repeats.get(best.number, [])) >= plan.repeats:
-        return False
-    count = len(repeats.get(best.number, []))
-    study.enqueue_trial(best.params, user_attrs={REPEAT_OF: best.number, SEED: plan.seed + 1 + count, AGAIN: None})
+    best = min(racing, key=lambda each: each.cost)
+    over = sum(len(each.repeats) for each in found) >= plan.finalists * plan.repeats
+    if over:
+        best = min(racing, key=lambda each: (-len(each.repeats), each.cost))
+    attributes: dict[str, Any] = {REPEAT_OF: best.number, AGAIN: None}
+    if over or len(best.repeats) >= plan.repeats:
+        if len(best.confirmations) >= plan.repeats:
+            return False
+        attributes |= {CONFIRMS: True, SEED: plan.seed + 1 + plan.repeats + len(best.confirmations)}
+    else:
+        attributes[SEED] = plan.seed + 1 + len(best.repeats)
+    study.enqueue_trial(done[best.number].params, user_attrs=attributes)
     return True
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A setting that reached the target in the search, with all that it was trained since.
+
+    Attributes:
+        number: of its first trial.
+        attempt: of it.
+        repeats: which decide between candidates.
+        confirmations: from seeds that decide nothing.
+        minimize: quantity.
+    """
+
+    number: int
+    attempt: Attempt
+    repeats: list[Attempt]
+    confirmations: list[Attempt]
+    minimize: str
+
+    @property
+    def cost(self) -> float:
+        """By which candidates are told apart."""
+        return cost_of([self.attempt, *self.repeats], self.minimize)
+
+    def refuted(self, times: int) -> bool:
+        """Whether none of so many confirmations reached the target."""
+        return len(self.confirmations) >= times and all(each.outcome != REACHED for each in self.confirmations)
+
+
+def candidates(trials: Sequence[FrozenTrial], minimize: str) -> list[Candidate]:
+    """Returns the settings that reached the target, each once.
+
+    Args:
+        trials: that are finished.
+        minimize: quantity.
+    """
+    again: dict[tuple[int, bool], list[Attempt]] = {}
+    for trial in trials:
+        if (of := trial.user_attrs.get(REPEAT_OF)) is not None:
+            key = of, CONFIRMS in trial.user_attrs
+            again.setdefault(key, []).append(Attempt.from_dict(trial.user_attrs[ATTEMPT]))
+    firsts = [t for t in trials if REPEAT_OF not in t.user_attrs and t.state == TrialState.COMPLETE]
+    different: dict[str, Candidate] = {}
+    for trial in sorted(firsts, key=lambda t: t.number):
+        own = Attempt.from_dict(trial.user_attrs[ATTEMPT])
+        made = Candidate(
+            trial.number, own, again.get((trial.number, False), []), again.get((trial.number, True), []), minimize
+        )
+        different.setdefault(label(sorted(trial.params.items())), made)
+    return list(different.values())

@@ -7,7 +7,7 @@ import os
 import socket
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ except ImportError as error:  # pragma: no cover - the extra is there where this
 from optuna.trial import FrozenTrial, TrialState
 
 #: Where things are kept in the attributes of studies and trials.
-DEFINITION, PROBES, ATTEMPT, WORKER, AGAIN, SEED, REPEAT_OF = (
-    "definition", "probes", "attempt", "worker", "again", "seed", "repeat of",
+DEFINITION, PROBES, ATTEMPT, WORKER, AGAIN, SEED, REPEAT_OF, CONFIRMS, SURPLUS = (
+    "definition", "probes", "attempt", "worker", "again", "seed", "repeat of", "confirms", "surplus",
 )  # fmt: skip
 
 #: Seconds between two signs of life of a worker, and after how many without one its trial counts as lost.
@@ -132,15 +132,51 @@ def take_up_lost(study: optuna.Study) -> int:
         trials = study.get_trials(deepcopy=False)
         for trial in trials:
             if trial.state == TrialState.RUNNING and _is_dead(trial.user_attrs.get(WORKER)):
-                study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+                with suppress(optuna.exceptions.UpdateFinishedTrialError):  # another worker was faster
+                    study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
         trials = study.get_trials(deepcopy=False)
         again = {trial.user_attrs.get(AGAIN) for trial in trials}
-        failed = [t for t in trials if t.state == TrialState.FAIL and ATTEMPT not in t.user_attrs]
-        lost = [t for t in failed if t.number not in again]
+        lost = [t for t in trials if _is_lost(t) and t.number not in again]
         for trial in lost:
-            kept = {key: trial.user_attrs[key] for key in (SEED, REPEAT_OF) if key in trial.user_attrs}
+            kept = {key: trial.user_attrs[key] for key in (SEED, REPEAT_OF, CONFIRMS) if key in trial.user_attrs}
             study.enqueue_trial(trial.params, user_attrs={AGAIN: trial.number, **kept})
     return len(lost)
+
+
+def _is_lost(trial: FrozenTrial) -> bool:
+    """Whether a trial was begun and never came to an end."""
+    return trial.state == TrialState.FAIL and ATTEMPT not in trial.user_attrs and SURPLUS not in trial.user_attrs
+
+
+def is_surplus(study: optuna.Study, number: int, budget: int) -> bool:
+    """Whether a trial that was just begun is one too many.
+
+    Workers that look at a study at the same time may begin the same thing, or one trial each where only one was left.
+    All of them tell by the numbers of the trials, which no two share, whose it is: that with the least.
+
+    Args:
+        study: of the trial.
+        number: of the trial.
+        budget: settings to try, without repeats.
+    """
+    begun: set[tuple[str, Any, Any]] = set()
+    settings = 0
+    for trial in study.get_trials(deepcopy=False)[: number + 1]:
+        if SURPLUS in trial.user_attrs or _is_lost(trial):
+            continue
+        known = trial.user_attrs
+        key: tuple[str, Any, Any] | None = None
+        if known.get(AGAIN) is not None:
+            key = AGAIN, known[AGAIN], None
+        elif REPEAT_OF in known:
+            key = REPEAT_OF, known[REPEAT_OF], known[SEED]
+        surplus = key in begun or (REPEAT_OF not in known and settings >= budget)
+        if trial.number == number:
+            return surplus
+        if not surplus:
+            settings += REPEAT_OF not in known
+            begun |= {key} if key is not None else set()
+    return False
 
 
 def _is_dead(worker: dict[str, Any] | None) -> bool:

@@ -84,7 +84,8 @@ def sweep(
         give_up: stop a training that has cost so many times the best.
         finalists: when the search has ended, the best setting is trained again from other seeds. Where its luck does
             not last, the next best takes its place: so many at most.
-        repeats: how often.
+        repeats: how often. The one that is left is trained as often again, from seeds that had no part in the choice:
+            the mean of these is what it promises.
         grid: grams of CO2 per kWh; None for the world's average.
         price: of a kWh, for ``minimize="money"``.
         currency: of the price.

@@ -145,7 +145,11 @@ def conclusions(sweep: Sweep) -> list[str]:
         lines.append(f"no setting reached {sweep.target}{came}: {fix}")
         return [*lines, search] if sweep.search_cost is not None else lines
     promised = amount(best.cost, sweep.minimize)
-    seeds = f", the mean of {len(best.attempts)} seeds" if best.repeats else ", from one seed"
+    seeds = ", from one seed"
+    if best.confirmations:
+        seeds = f", the mean of {len(best.confirmations)} seeds that it was not chosen by"
+    elif best.repeats:
+        seeds = f", the mean of {len(best.attempts)} seeds"
     lines.append(f"best: trial {best.number}, {promised} to {sweep.target}{seeds}: {setting(best.values)}")
     if best.share_reached < 1:
         lines.append(f"it reached the target from {best.share_reached:.0%} of its seeds only")

@@ -35,7 +35,7 @@ class Options:
         prune: stop trainings that fall behind.
         give_up: stop a training that has cost so many times the best.
         finalists: when the search has ended, the best setting is repeated; so many may have to be, until one keeps up.
-        repeats: how often, each from another seed.
+        repeats: how often, each from another seed; and what is left, as often again, for what it promises.
         space: key -> values; see ``parse_space``. Empty: chosen to suit the job.
     """
 

@@ -49,7 +49,8 @@ def test_flops_are_counted(functions):
 
 
 def test_whoever_watches_may_stop_it(functions):
-    def tell(epochs, value, joules, seconds):
+    def tell(epochs, value, cost):
+        assert cost["energy"] > 0 and cost["time"] > 0
         if epochs == 2:
             raise Stopped("pruned")
 
