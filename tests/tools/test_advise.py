@@ -4,7 +4,14 @@ import json
 
 import pytest
 
+from ecograph.advice.rounds import BLOCK
+
 QUICK = ("--seconds", "0.3", "--no-compile", "--no-batches", "--pass", "sliceout")
+
+
+@pytest.fixture(autouse=True)
+def short_blocks(monkeypatch):
+    monkeypatch.setitem(BLOCK, "cpu", 0.02)
 
 
 def test_prints_a_table_and_the_code(main):

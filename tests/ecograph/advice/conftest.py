@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from ecograph.advice.rounds import BLOCK
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
@@ -13,6 +15,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are not what is tested: a tenth of the usual time is enough for each."""
+    monkeypatch.setitem(BLOCK, "cpu", 0.02)
 
 
 @pytest.fixture
