@@ -67,8 +67,9 @@ class Device:
         reached: share of the most that a product of good size reaches, where no timing says it.
         call: seconds that an operation takes at least, however small it is.
         overhead: phase of a step -> seconds that each operation takes beside its own time, views too: in the forward
-            what the module's call and recording for autograd take, in the backward what autograd takes;
-            ``"function"``: what an ``autograd.Function`` written in Python takes, forward and backward together.
+            what recording for autograd takes, in the backward what autograd takes; ``"function"``: what an
+            ``autograd.Function`` written in Python takes, forward and backward together; ``"python"``: what each call
+            of a Python function takes beside.
         new_memory: seconds per byte that writing to memory takes longer when it has just been asked of the system.
         reused: bytes of the largest allocation whose memory is reused after it was freed, and not given back.
         watts_static: drawn whatever it does.

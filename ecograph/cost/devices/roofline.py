@@ -16,7 +16,7 @@ import torch
 from ecograph.allocator import keeps_memory
 from ecograph.cost.devices.device import Device, Figure
 from ecograph.cost.devices.rates import Rates
-from ecograph.cost.steps.kinds import FUNCTION, VIEW
+from ecograph.cost.steps.kinds import FUNCTION, PYTHON, VIEW
 from ecograph.cost.steps.op import Op
 
 
@@ -32,8 +32,8 @@ class Roofline:
 
     def seconds(self, op: Op) -> float:
         """Returns how long an operation takes, all its runs together."""
-        beside = self._overhead(FUNCTION if op.kind == FUNCTION else op.phase)
-        if op.kind in (VIEW, FUNCTION):
+        beside = self._overhead(op.kind if op.kind in (FUNCTION, PYTHON) else op.phase)
+        if op.kind in (VIEW, FUNCTION, PYTHON):
             return op.count * beside
         timed = self._rates.seconds(op)
         return op.count * (beside + self._new_memory(op) + (self._bound(op) if timed is None else timed))

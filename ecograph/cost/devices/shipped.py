@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 from ecograph.cost.devices.device import Device, Figure
-from ecograph.cost.steps.kinds import FUNCTION
+from ecograph.cost.steps.kinds import FUNCTION, PYTHON
 from ecograph.cost.steps.op import PHASES
 
 if sys.version_info >= (3, 11):
@@ -96,7 +96,7 @@ def generic_cpu(threads: int) -> Device:
         bandwidth=all_cores(table["bandwidth"]),
         reached=_figure(table["reached"]),
         call=_figure(table["call"]),
-        overhead={**dict.fromkeys(PHASES, overhead), FUNCTION: _figure(table["function"])},
+        overhead={**dict.fromkeys(PHASES, overhead), **{kind: _figure(table[kind]) for kind in (FUNCTION, PYTHON)}},
         new_memory=_figure(table["new_memory"]),
         reused=LARGEST_REUSED,
         watts_static=all_cores(table["watts"]),

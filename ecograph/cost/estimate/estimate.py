@@ -15,7 +15,7 @@ from ecograph.cost.devices.find import AUTO
 from ecograph.cost.devices.shipped import in_words
 from ecograph.cost.estimate.result import Amount, Estimate, LayerCost, Memory, PassCost
 from ecograph.cost.steps import Step, record_step
-from ecograph.cost.steps.kinds import VIEW
+from ecograph.cost.steps.kinds import FUNCTION, PYTHON, VIEW
 from ecograph.cost.steps.record import LossOf
 from ecograph.record import ATTRIBUTE, records
 from ecograph.schedule import Mix
@@ -155,7 +155,7 @@ def _costs(step: Step, roofline: Roofline) -> _Costs:
             joules=joules,
             flops=op.flops * op.count,
             bytes=op.bytes * op.count,
-            calls=0 if op.kind == VIEW else op.count,
+            calls=0 if op.kind in (VIEW, FUNCTION, PYTHON) else op.count,
         )
         phases = found.setdefault(op.layer, {})
         phases[op.phase] = phases.get(op.phase, Amount()) + amount

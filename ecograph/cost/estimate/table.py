@@ -33,7 +33,7 @@ def render(estimate: Estimate, width: int) -> Iterator[Table | Text]:
     yield _phases(estimate, narrow=width < NARROW)
     yield _layers(estimate, wide=width >= WIDE)
     if estimate.passes:
-        yield _passes(estimate)
+        yield _passes(estimate, narrow=width < NARROW)
     yield _foot(estimate)
 
 
@@ -101,21 +101,21 @@ def _phase_change(layer: LayerCost, phase: str) -> str:
 _AGAIN = ("recomputed", "backward")
 
 
-def _passes(estimate: Estimate) -> Table:
+def _passes(estimate: Estimate, *, narrow: bool) -> Table:
     table = _table("Passes: what each saves in a step, on average over its schedule")
     table.add_column("pass")
-    for name in ("time", "energy", "FLOPs", "bytes", "at its peak"):
+    for name in ("time", "energy", "FLOPs", "at its peak") + (() if narrow else ("bytes",)):
         table.add_column(name, justify="right", no_wrap=True)
     whole = estimate.total_before
     for each in estimate.passes:
-        table.add_row(
-            each.name,
+        cells = [
             f"{duration(each.saved.seconds)} {each.saved.seconds / whole.seconds:.0%}",
             f"{energy(each.saved.joules)} {each.saved.joules / whole.joules:.0%}" if whole.joules else "unknown",
             f"{human(round(each.saved.flops))} {each.saved.flops / whole.flops:.0%}" if whole.flops else "0",
-            f"{human(round(each.saved.bytes))}B",
             f"{duration(each.peak.seconds)} {each.peak.seconds / whole.seconds:.0%}",
-        )
+            f"{human(round(each.saved.bytes))}B",
+        ]
+        table.add_row(each.name, *cells[:4] if narrow else cells)
     return table
 
 

@@ -65,6 +65,7 @@ def _record(compute: Callable[..., Any], specs: Sequence[Spec | None]) -> tuple[
                     with recorder.paused():
                         grad = torch.empty_like(out)
                     out.backward(grad)
+                recorder.write_python()
     return tuple(recorder.ops)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 VIEW = "view"
 #: An ``autograd.Function`` written in Python: what calling its forward and its backward takes, beside their operations.
 FUNCTION = "function"
+#: Functions written in Python that are called between operations.
+PYTHON = "python"
 #: Work of which nothing is known but its bytes.
 UNCOUNTED = "uncounted"
 

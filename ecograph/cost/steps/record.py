@@ -141,6 +141,7 @@ def _record(
                 value = (loss or mean_square)(outputs)
             if value.requires_grad:
                 value.backward()  # type: ignore[no-untyped-call]
+            recorder.write_python()
             del outputs, value
             peak = recorder.memory.peak
             if optimizer is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -13,7 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ecograph.cost.steps.flops import conv_backward_flops, op_flops
-from ecograph.cost.steps.kinds import FUNCTION, VIEW, kind_of, name_of
+from ecograph.cost.steps.frames import Frames
+from ecograph.cost.steps.kinds import FUNCTION, PYTHON, VIEW, kind_of, name_of
 from ecograph.cost.steps.memory import Memory, device_type, storage_key
 from ecograph.cost.steps.op import Grad, Op, Phase
 from ecograph.cost.steps.owners import Owners
@@ -53,6 +55,25 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._paused = False
         #: The last function written in Python whose backward was seen.
         self._function: Any = None
+        self._frames = Frames()
+        self._calls: Counter[tuple[Phase, str]] = Counter()
+
+    def __enter__(self) -> Recorder:
+        """Begins to look."""
+        super().__enter__()  # type: ignore[no-untyped-call]
+        self._frames.start()
+        return self
+
+    def __exit__(self, *about: Any) -> None:
+        """Looks away for good."""
+        self._frames.stop()
+        super().__exit__(*about)  # type: ignore[no-untyped-call]
+
+    def write_python(self) -> None:
+        """Writes down the Python functions that were called between the operations so far, all at once."""
+        for (phase, layer), count in self._calls.items():
+            self.ops.append(Op(name="python", kind=PYTHON, phase=phase, layer=layer, count=count, fresh=False))
+        self._calls.clear()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -62,6 +83,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             yield
         finally:
             self._paused = False
+            self._frames.take()
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -74,14 +96,20 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is _DEVICE and isinstance(args[0], FakeTensor) and not args[0].fake_mode.in_kernel_invocation:
             return args[0].fake_device  # by far the most frequent question
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        if not self._paused and not _is_question(func):
-            self._write(func, args, kwargs, out)
+        self._frames.stop()  # computing without data is done in Python
+        try:
+            out = func(*args, **kwargs)
+            if not self._paused and not _is_question(func):
+                self._write(func, args, kwargs, out)
+        finally:
+            self._frames.start()
         return out
 
     def _write(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         kind = kind_of(func)
         phase, layer = self._owners.now()
+        if self._frames.count:
+            self._calls[phase, layer] += self._frames.take()
         results = tensors(out)
         operands = tensors((args, kwargs))
         name = name_of(func)
