@@ -22,7 +22,7 @@ from ecograph.export.artifacts import (
 )
 from ecograph.export.batch import Batch, make_batch
 from ecograph.export.forward import OUTPUT, Forward, add_statistics, export_forward
-from ecograph.export.gradients import make_sparse, replace_conv_transpose_grad
+from ecograph.export.gradients import make_sparse, replace_conv_transpose_grad, replace_relu_grad
 from ecograph.export.losses import Loss, find_loss
 from ecograph.export.manifest import Input, Manifest
 from ecograph.export.optimizers import OptimizerSpec, find_optimizer
@@ -84,6 +84,7 @@ def export_onnx_training(
         training = differentiate(forward, spec, partial)
         sparse = make_sparse(training, forward.sites, inputs=len(batch.names))
         replace_conv_transpose_grad(training.graph)
+        replace_relu_grad(training.graph)
         save(eval_graph(evaluated), partial / EVAL)
         describe(training, _manifest(model, batch, chosen, spec, forward, evaluated, sparse), partial)
         save(training, partial / TRAINING)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class ConvNet(nn.Module):
-    """Convolutions with groups, a stride, a bias and a transposed one; norms; a frozen layer; a linear layer."""
+    """Convolutions with groups, a stride, a bias, a dilation, a transposed one; norms; a frozen and a linear layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -17,13 +17,14 @@ class ConvNet(nn.Module):
         self.norm = nn.BatchNorm2d(32)
         self.frozen = nn.Conv2d(32, 32, 1)
         self.up = nn.ConvTranspose2d(32, 24, 3, stride=2, padding=1, output_padding=1)
+        self.uneven = nn.Conv2d(24, 20, (3, 5), padding=(2, 1), dilation=(2, 1))
         self.pool = nn.AvgPool2d(2)
-        self.head = nn.Linear(24 * 16, 5)
+        self.head = nn.Linear(20 * 12, 5)
         self.frozen.requires_grad_(False)
 
     def forward(self, image: Tensor) -> Tensor:
         y = F.relu(self.norm(self.grouped(F.relu(self.stem(image)))))
-        y = self.up(self.frozen(y))
+        y = self.uneven(F.relu(self.up(self.frozen(y))))
         scores: Tensor = self.head(self.pool(torch.tanh(y)).flatten(1))
         return scores
 

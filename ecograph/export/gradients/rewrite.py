@@ -40,7 +40,7 @@ def make_sparse(model: onnx.ModelProto, sites: Sequence[ExportedSite], *, inputs
     graph = model.graph
     nodes = list(graph.node)
     forwards = {node.name: node for node in nodes}
-    shapes = {value.name: len(value.type.tensor_type.shape.dim) for value in graph.input}
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.input}
     constants = Constants(graph)
     done, offset = [], 0
     for index, site in enumerate(sites):
@@ -58,7 +58,7 @@ def make_sparse(model: onnx.ModelProto, sites: Sequence[ExportedSite], *, inputs
             ranked = inner.add("Slice", [RANKS, *(inner.integers(end) for end in ranks)], "ranks")
         if site.kind == "conv":
             work = [node for node in gradients if node.op_type in ("ConvGrad", "ConvTransposeGrad")]
-            found = sparse_conv_grad(inner, work, site, keep, ranked, shapes.get(work[0].input[2], 4))
+            found = sparse_conv_grad(inner, work, site, keep, ranked, shapes.get(work[0].input[2], [0] * 4))
         else:
             work = _products(gradients)
             found = sparse_linear_grad(inner, forwards[name], work, site, keep, ranked)
