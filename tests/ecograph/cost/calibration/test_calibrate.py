@@ -10,10 +10,12 @@ import pytest
 import torch
 
 import ecograph.cost.calibration.calibrate  # noqa: F401  # the function of this name hides it
-from ecograph.cost.calibration import calibrate, workloads
+from ecograph.cost.calibration import calibrate
 from ecograph.cost.calibration.overhead import time_new_memory, time_overheads
 from ecograph.cost.calibration.settle import settle
 from ecograph.cost.calibration.workloads import Workload
+from ecograph.cost.calibration.workloads.matmuls import linear
+from ecograph.cost.calibration.workloads.workload import noise
 from ecograph.cost.devices import Roofline, find_device, stored
 
 module: Any = sys.modules["ecograph.cost.calibration.calibrate"]
@@ -21,11 +23,11 @@ module: Any = sys.modules["ecograph.cost.calibration.calibrate"]
 
 def few(dtype: torch.dtype) -> list[Any]:
     def two() -> tuple[torch.Tensor, ...]:
-        return workloads.noise(64, 64, dtype=dtype), workloads.noise(64, 64, dtype=dtype)
+        return noise(64, 64, dtype=dtype), noise(64, 64, dtype=dtype)
 
     moving = Workload("clone", lambda x, y: torch.ops.aten.clone(x), two, "forward")
     return [
-        module.Part("products", list(workloads._linear(8, 64, 64, dtype)), 0.5),
+        module.Part("products", list(linear(8, 64, 64, dtype)), 0.5),
         module.Part("others", [moving], 0.5),
     ]
 

@@ -6,10 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ecograph.cost.calibration import workloads
 from ecograph.cost.calibration.calibrate import parts_of
 from ecograph.cost.calibration.timing import describe
 from ecograph.cost.calibration.workloads import Workload
+from ecograph.cost.calibration.workloads.convs import conv_workloads, convs
+from ecograph.cost.calibration.workloads.images import on_images
+from ecograph.cost.calibration.workloads.matmuls import batched_matmuls, linear
+from ecograph.cost.calibration.workloads.rows import on_rows
 from ecograph.cost.devices.device import Timing
 from ecograph.cost.devices.rates import Rates
 from ecograph.cost.steps.kinds import UNCOUNTED, kind_of
@@ -19,21 +22,21 @@ FORMATS = (torch.contiguous_format, torch.channels_last)
 
 def cheap(dtype: torch.dtype) -> Iterator[Workload]:
     """Every kind of workload, at its smallest."""
-    yield from [*workloads._linear(8, 64, 64, dtype)]
-    yield from list(workloads.batched_matmuls(dtype))[:6]
-    for name, run, operands, phase in workloads._others(2**10, dtype):
+    yield from [*linear(8, 64, 64, dtype)]
+    yield from list(batched_matmuls(dtype))[:6]
+    for name, run, operands, phase in (*on_rows(2**10, dtype), *on_images(2**10, dtype)):
         yield Workload(name, run, operands, phase)
     for format in FORMATS:
         kinds = {
             (conv.kernel, conv.stride, conv.groups > 1, conv.groups == conv.inputs): conv
-            for conv in workloads.convs(format)
+            for conv in convs(format)
         }
         for conv in kinds.values():
             width = 32 if conv.inputs > 3 else 3
             groups = 1 if conv.groups == 1 else width if conv.groups == conv.inputs else 2
             outputs = width if groups > 1 else 32
             small = replace(conv, images=1, inputs=width, outputs=outputs, size=2 * conv.kernel, groups=groups)
-            yield from workloads.conv_workloads(small, dtype, format)
+            yield from conv_workloads(small, dtype, format)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -73,21 +76,21 @@ def test_every_workload_is_one_operation_that_is_known(dtype: torch.dtype) -> No
 
 @pytest.mark.parametrize("format", FORMATS, ids=str)
 def test_convolutions_cover_what_networks_have(format: torch.memory_format) -> None:
-    convs = workloads.convs(format)
-    assert len(set(convs)) == len(convs) < 140
-    assert max(conv.flops for conv in convs) < 1e9
-    plain = [conv for conv in convs if conv.groups == 1]
+    found = convs(format)
+    assert len(set(found)) == len(found) < 160
+    assert max(conv.flops for conv in found) < 1e9
+    plain = [conv for conv in found if conv.groups == 1]
     assert {min(conv.inputs, conv.outputs) for conv in plain} >= {3, 16, 32, 64, 128, 256, 512}
     assert max(conv.outputs for conv in plain) >= 1024
-    assert {conv.kernel for conv in convs} >= {1, 3, 5, 7, 16}
-    assert {conv.images for conv in convs} >= {1, 16}
+    assert {conv.kernel for conv in found} >= {1, 3, 5, 7, 16}
+    assert {conv.images for conv in found} >= {1, 16}
     assert {conv.stride for conv in plain} >= {1, 2, 4}
-    assert any(conv.groups == conv.inputs for conv in convs) and any(1 < conv.groups < conv.inputs for conv in convs)
+    assert any(conv.groups == conv.inputs for conv in found) and any(1 < conv.groups < conv.inputs for conv in found)
 
 
 def test_a_batched_product_of_the_backward_is_found() -> None:
     """Neither operand is a weight, so a recorded step has its gradients as grad_input."""
-    works = [work for work in workloads.batched_matmuls(torch.float32) if "bmm" in work.label]
+    works = [work for work in batched_matmuls(torch.float32) if "bmm" in work.label]
     assert {work.grad for work in works} == {"", "grad_input"}
     work = next(work for work in works if work.grad)
     op = describe(work, work.make())

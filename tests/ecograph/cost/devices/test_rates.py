@@ -94,3 +94,22 @@ def test_what_stands_in() -> None:
 def test_a_product_in_a_type_that_was_not_timed_is_left_to_the_roofline() -> None:
     assert Rates(PRODUCTS).seconds(op_of(PRODUCTS[0], dtype="bfloat16")) is None
     assert Rates(()).seconds(op_of(OTHERS[0])) is None
+
+
+def depthwise(seconds: float, stride: int, channels: int = 144) -> Timing:
+    after = (28 // stride) ** 2
+    sizes = (1, channels, 1, 1, 9, 28**2, after)
+    about = {"name": "aten.convolution_backward", "kind": "conv", "phase": "backward", "grad": "grad_input"}
+    flops = 2 * channels * after * 9
+    return Timing(
+        **about, dtype="bfloat16", channels_last=False, sizes=sizes, flops=flops, bytes=channels * 1600, strided=False,
+        seconds=seconds,
+    )  # fmt: skip
+
+
+def test_a_strided_depthwise_convolution_says_nothing_of_others() -> None:
+    timings = depthwise(1e-4, 1), depthwise(2e-3, 2)
+    for expected, stride in ((1e-4, 1), (2e-3, 2)):
+        assert Rates(timings).seconds(op_of(depthwise(0.0, stride, 136))) == pytest.approx(expected, rel=0.1)
+    # Where none with a stride was timed, one without it stands in.
+    assert Rates(timings[:1]).seconds(op_of(depthwise(0.0, 2))) == pytest.approx(1e-4, rel=0.8)
