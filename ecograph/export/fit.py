@@ -40,7 +40,8 @@ def fit(
         val_loader: evaluated after each epoch.
         passes: passes that skip epochs: ``[ecograph.passes.GradSamp(every=4)]``.
         metric: ``"accuracy"`` for that of the validation.
-        lr: the learning rate of a step, counted from 0; without it, the trainer's stays as it is.
+        lr: the learning rate of a step, counted from 0; without it, the trainer's stays as it is. The steps of a
+            skipped epoch count, unless the pass says ``advance_lr=False``.
         progress: show a progress bar.
         checkpoint: a file that is written after each epoch.
 
@@ -60,6 +61,8 @@ def fit(
         raise ValueError("train_loader has no batches, or no length: a schedule over epochs needs one")
     if trainer.rates:
         scheduler = Scheduler(trainer, epochs=epochs, steps_per_epoch=steps_per_epoch)
+    waits = any(not getattr(pass_, "advance_lr", True) for pass_ in passes)
+    step = 0  # of the learning rate's schedule
     history = History()
     with Progress(epochs, train_loader, shown=progress) as bar:
         for epoch in range(epochs):
@@ -70,12 +73,14 @@ def fit(
                 if scheduler is not None:
                     scheduler.skip_epoch()
                 bar.skip(epoch)
+                step += 0 if waits else steps_per_epoch
             else:
-                loss = _train(trainer, train_loader, scheduler, lr, epoch * steps_per_epoch, bar, epoch)
+                loss = _train(trainer, train_loader, scheduler, lr, step, bar, epoch)
+                step += steps_per_epoch
             val_loss, values = None, cast(dict[str, Any], {})
             if val_loader is not None:
                 val_loss, accuracy = evaluate(trainer, val_loader, accuracy=metric == "accuracy")
-                values = {} if metric is None else {"accuracy": accuracy}
+                values = {} if metric is None else {"val_accuracy": accuracy}
             seconds = time.perf_counter() - started
             history.record(epoch, train_loss=loss, val_loss=val_loss, lr=trainer.lr, seconds=seconds, **values)
             if checkpoint is not None:
