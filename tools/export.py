@@ -11,6 +11,7 @@ import typer
 
 from ecograph.tools.console import no_effect_noted, note, print_json, stderr, stdout
 from ecograph.tools.errors import UserError, one_line, user_errors
+from ecograph.tools.shared_options import Drop, PassTexts, Schedule, When
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,19 +37,10 @@ def export(
         str, typer.Option(help="cross_entropy, token_cross_entropy, mse, bce, or model: the model returns it.")
     ] = "cross_entropy",
     optimizer: Annotated[str, typer.Option(help="adamw or sgd.")] = "adamw",
-    drop: Annotated[float | None, typer.Option(help="Share of output channels dropped.")] = None,
-    schedule: Annotated[str | None, typer.Option(help="alternate, constant, linear, cosine or bar.")] = None,
-    when: Annotated[
-        str | None, typer.Option(help="pays: only layers where it saves time. always: all that can be.")
-    ] = None,
-    passes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--pass",
-            metavar="NAME[:OPTION=VALUE,...]",
-            help="A pass, such as sparse_backward:drop=0.5, in place of the options above. May be repeated.",
-        ),
-    ] = None,
+    drop: Drop = None,
+    schedule: Schedule = None,
+    when: When = None,
+    passes: PassTexts = None,
     dense: Annotated[bool, typer.Option("--dense", help="Export the model as it is, without a pass.")] = False,
     weights: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A state_dict that torch.save wrote; else weights are random.")

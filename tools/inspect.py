@@ -13,6 +13,7 @@ import typer
 from ecograph.tools.console import no_effect_noted, note, print_json, stdout
 from ecograph.tools.errors import UserError, user_errors
 from ecograph.tools.passes import find_pass
+from ecograph.tools.shared_options import Drop, PassTexts, Schedule, When
 
 if TYPE_CHECKING:
     from ecograph.tools.costing import CostOptions
@@ -36,22 +37,13 @@ def inspect(
             "Left out: what the library of the model says; else shapes stay unknown.",
         ),
     ] = None,
-    drop: Annotated[float | None, typer.Option(help="Share of output channels dropped.")] = None,
-    schedule: Annotated[str | None, typer.Option(help="alternate, constant, linear, cosine or bar.")] = None,
-    when: Annotated[
-        str | None, typer.Option(help="pays: only layers where it saves time. always: all that can be.")
-    ] = None,
+    drop: Drop = None,
+    schedule: Schedule = None,
+    when: When = None,
     recipe: Annotated[
         str | None, typer.Option(help="exact, balanced or aggressive, in place of the options above.")
     ] = None,
-    passes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--pass",
-            metavar="NAME[:OPTION=VALUE,...]",
-            help="A pass, such as sliceout:rate=0.25, in place of the options above. May be repeated.",
-        ),
-    ] = None,
+    passes: PassTexts = None,
     graph: Annotated[
         bool, typer.Option("--graph", help="Print the code of every graph before and after each pass.")
     ] = False,
