@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ecograph.tools.jobs import Planned
 
-#: ONNX Runtime's SGD has no momentum, so all arms train with AdamW.
+#: Of all arms.
 OPTIMIZER = Named("adamw", {"lr": 3e-3, "weight_decay": 1e-2})
 
 BACKENDS = {"torch": "PyTorch", "ort": "ONNX Runtime"}
@@ -152,7 +152,7 @@ class Report:
             cpu = mean(run.cpu_seconds for run in runs)
             table.add_row(arm.title, f"{mean(accuracies):.2f}{spread} %", f"{loss:.4f}", f"{cpu:.1f} s")
         yield table
-        yield "all arms: AdamW (ONNX Runtime's SGD has no momentum), the same images in the same order"
+        yield "all arms: AdamW, the same images in the same order"
         yield "CPU time: measured, of the process during training; exporting is not in it"
         for kind, points in self.apart().items():
             yield f"{kind}: ONNX Runtime's accuracy is {points:+.2f} points from PyTorch's"

@@ -125,7 +125,7 @@ def read_training_graph(path: Path) -> TrainingGraph:
     buffers = {value.name for value in model.graph.input if value.name.endswith(".accumulation.buffer")}
     trained = {name.removesuffix("_grad.accumulation.buffer") for name in buffers}
     given, parameters = [], 0
-    held = set() if manifest is None else {*manifest.frozen, *manifest.statistics}
+    held = set() if manifest is None else {*manifest.frozen, *manifest.statistics, *manifest.velocities}
     for value in model.graph.input:
         shape = shape_of(value)
         if value.name in trained:

@@ -68,7 +68,7 @@ def differentiate(forward: Forward, optimizer: OptimizerSpec, folder: Path) -> o
             artifacts.generate_artifacts(
                 model,
                 requires_grad=forward.parameters,
-                frozen_params=[*forward.frozen, *forward.statistics],
+                frozen_params=[*forward.frozen, *forward.statistics, *forward.velocities],
                 loss=None,  # it is the graph's first output
                 optimizer=make_block(optimizer),
                 artifact_directory=folder,
@@ -103,7 +103,7 @@ def eval_graph(forward: Forward) -> onnx.ModelProto:
     from onnx import helper
 
     model = copy.deepcopy(forward.model)
-    given = {*forward.parameters, *forward.frozen, *forward.statistics}
+    given = {*forward.parameters, *forward.frozen, *forward.statistics, *forward.velocities}
     constants = []
     for initializer in model.graph.initializer:
         if initializer.name in given:

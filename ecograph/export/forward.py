@@ -40,6 +40,7 @@ class Forward:
         parameters: names of those that are trained.
         frozen: names of those that are not.
         statistics: names of the running statistics.
+        velocities: names of what SGD with momentum keeps, one for each of ``parameters``; else none.
         sites: products whose backward is to be sparse; the nodes are called ``ecograph.site.<index>``.
         modules: for every node, the path of the module it came from.
     """
@@ -48,6 +49,7 @@ class Forward:
     parameters: list[str]
     frozen: list[str]
     statistics: list[str]
+    velocities: list[str]
     sites: list[ExportedSite]
     modules: dict[str, str]
 
@@ -92,6 +94,7 @@ def export_forward(model: nn.Module, batch: Batch, loss: Loss, *, training: bool
             parameters=[name for name in parameters if name in trained],
             frozen=[name for name in parameters if name not in trained],
             statistics=list(held),
+            velocities=[],
             sites=list(sites),
             modules=modules,
         )

@@ -12,7 +12,7 @@ from ecograph.export.sites import ExportedSite
 
 #: Of the file; and the key of the same text in the metadata of the training graph.
 FILE, METADATA = "ecograph.json", "ecograph"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Manifest:
         parameters: names of those that are trained.
         frozen: names of those that are not.
         statistics: names of running statistics.
+        velocities: names of the velocities of SGD with momentum.
         counts: buffers that count steps, and their values at the export.
         aliases: other names of tied parameters, with the name they are exported under.
         passes: of the optimized model, in JSON form.
@@ -62,6 +63,7 @@ class Manifest:
     parameters: list[str]
     frozen: list[str]
     statistics: list[str]
+    velocities: list[str]
     counts: dict[str, int]
     aliases: dict[str, str]
     passes: list[dict[str, Any]]

@@ -18,7 +18,7 @@ class OptimizerSpec:
     Attributes:
         name: ``"sgd"`` or ``"adamw"``.
         lr: the learning rate to begin with; the trainer can change it.
-        options: of AdamW: betas, eps, weight_decay.
+        options: of AdamW: betas, eps, weight_decay. Of SGD: momentum, weight_decay and nesterov, where they are given.
     """
 
     name: str
@@ -58,13 +58,10 @@ def find_optimizer(optimizer: Any) -> OptimizerSpec:
     if first.get("maximize"):
         raise ValueError(f"optimizer: {kind}(maximize=True) is not in ONNX Runtime: negate the loss")
     if isinstance(optimizer, torch.optim.SGD):
-        for option in ("momentum", "weight_decay", "dampening"):
-            if first[option]:
-                raise ValueError(
-                    f"optimizer: SGD({option}={first[option]:g}) is not in ONNX Runtime, whose SGD has a learning rate "
-                    f"alone: give {option}=0, or AdamW"
-                )
-        return OptimizerSpec("sgd", float(first["lr"]))
+        if first["dampening"]:
+            raise ValueError(f"optimizer: SGD(dampening={first['dampening']:g}) is not exported: give dampening=0")
+        options = {option: first[option] for option in ("momentum", "weight_decay", "nesterov") if first[option]}
+        return OptimizerSpec("sgd", float(first["lr"]), options)
     if first["amsgrad"]:
         raise ValueError("optimizer: AdamW(amsgrad=True) is not in ONNX Runtime: give amsgrad=False")
     return OptimizerSpec("adamw", float(first["lr"]), {option: first[option] for option in _ADAMW})

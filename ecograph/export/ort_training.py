@@ -22,7 +22,13 @@ from ecograph.export.artifacts import (
 )
 from ecograph.export.batch import Batch, make_batch
 from ecograph.export.forward import OUTPUT, Forward, add_statistics, export_forward
-from ecograph.export.gradients import make_sparse, replace_conv_transpose_grad, replace_relu_grad
+from ecograph.export.gradients import (
+    add_velocities,
+    make_sparse,
+    put_momentum,
+    replace_conv_transpose_grad,
+    replace_relu_grad,
+)
 from ecograph.export.losses import Loss, find_loss
 from ecograph.export.manifest import Input, Manifest
 from ecograph.export.optimizers import OptimizerSpec, find_optimizer
@@ -55,7 +61,8 @@ def export_onnx_training(
         loss: ``"cross_entropy"`` (scores ``(N, C, ...)``, labels ``(N, ...)``), ``"token_cross_entropy"`` (scores
             ``(N, ..., C)``), ``"mse"``, ``"bce"`` (scores and targets of one shape), ``"model"`` where the model's
             output is or holds the loss; a function ``(output, targets) -> scalar``.
-        optimizer: ``"adamw"``, ``"sgd"``, or an instance of ``torch.optim.AdamW`` or ``SGD`` whose settings are taken.
+        optimizer: ``"adamw"``, ``"sgd"``, or an instance of ``torch.optim.AdamW`` or ``SGD`` whose settings are taken;
+            momentum, weight decay and Nesterov of SGD become part of the training graph.
         path: the folder to make.
         example_targets: a batch of targets; needed for a loss function of your own.
 
@@ -81,10 +88,15 @@ def export_onnx_training(
             raise ValueError(f"{type(model).__name__} has no parameter that is trained: set requires_grad")
         evaluated = export_forward(model, batch, chosen, training=False)
         _hold_statistics(forward, evaluated, model)
+        if spec.options.get("momentum") and spec.name == "sgd":
+            for each in (forward, evaluated):
+                each.velocities.extend(add_velocities(each.model, forward.parameters))
         training = differentiate(forward, spec, partial)
         sparse = make_sparse(training, forward.sites, inputs=len(batch.names))
         replace_conv_transpose_grad(training.graph)
         replace_relu_grad(training.graph)
+        if spec.name == "sgd":
+            put_momentum(training, spec.options)
         save(eval_graph(evaluated), partial / EVAL)
         describe(training, _manifest(model, batch, chosen, spec, forward, evaluated, sparse), partial)
         save(training, partial / TRAINING)
@@ -143,6 +155,7 @@ def _manifest(
         parameters=forward.parameters,
         frozen=forward.frozen,
         statistics=forward.statistics,
+        velocities=forward.velocities,
         counts={name: int(buffers[name]) for name in counted(model) if _counts(name, forward)},
         aliases=aliases,
         passes=[options for record in records(model) for options in record.passes],

@@ -96,7 +96,8 @@ class OrtTrainer:
             raise ValueError(f"{source}: {short(error)}") from error
         self._module.train()
         self._outputs = self._module.output_names()
-        self._statistics = [self._outputs.index(NEW + name) for name in self.manifest.statistics]
+        self._changing = [*self.manifest.statistics, *self.manifest.velocities]
+        self._news = [self._outputs.index(NEW + name) for name in self._changing]
         self._inputs = [name for name in self._module.input_names() if name in (KEEP, RANKS)]
         self._ranked = ranked(self.manifest)
         self.lr = self.manifest.optimizer["lr"]
@@ -142,7 +143,7 @@ class OrtTrainer:
         self._optimizer.step()
         self._module.lazy_reset_grad()
         parameters = self._state.parameters
-        for name, index in zip(self.manifest.statistics, self._statistics, strict=True):
+        for name, index in zip(self._changing, self._news, strict=True):
             parameters[name] = results[index]
         self.steps += 1
         return float(results[0])

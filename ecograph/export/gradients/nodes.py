@@ -18,7 +18,7 @@ class Constants:
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._graph = graph
-        self._known: set[str] = set()
+        self._known = {initializer.name for initializer in graph.initializer}
 
     def integers(self, *values: int) -> str:
         """Returns the name of a constant vector of int64."""
@@ -29,6 +29,17 @@ class Constants:
         if name not in self._known:
             self._known.add(name)
             self._graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
+        return name
+
+    def number(self, value: float) -> str:
+        """Returns the name of a constant of float32."""
+        import numpy as np
+        from onnx import numpy_helper
+
+        name = f"ecograph.float.{value!r}"
+        if name not in self._known:
+            self._known.add(name)
+            self._graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
         return name
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ecograph.export.gradients.nodes import Constants
+
 if TYPE_CHECKING:
     import onnx
 
@@ -13,10 +15,9 @@ def replace_relu_grad(graph: onnx.GraphProto) -> None:
 
     Same values, but where ``dY`` is infinite or NaN: there what ReLU cut off becomes NaN, not zero.
     """
-    import numpy as np
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, helper
 
-    zero = "ecograph.float.0"
+    constants = Constants(graph)
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         if node.op_type != "ReluGrad":
@@ -24,10 +25,8 @@ def replace_relu_grad(graph: onnx.GraphProto) -> None:
             continue
         grad, output = node.input
         above, mask = f"{node.name}/above", f"{node.name}/mask"
-        nodes.append(helper.make_node("Greater", [output, zero], [above], name=above))
+        nodes.append(helper.make_node("Greater", [output, constants.number(0.0)], [above], name=above))
         nodes.append(helper.make_node("Cast", [above], [mask], name=mask, to=TensorProto.FLOAT))
         nodes.append(helper.make_node("Mul", [grad, mask], node.output, name=node.name))
-    if len(nodes) > len(graph.node):
-        graph.initializer.append(numpy_helper.from_array(np.zeros((), np.float32), zero))
     del graph.node[:]
     graph.node.extend(nodes)
