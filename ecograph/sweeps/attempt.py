@@ -200,7 +200,7 @@ def _quantities(footprint: Callable[[float], Footprint], known: Mapping[str, flo
 def _flops_per_epoch(training: Training) -> float:
     """Returns the FLOPs of an epoch on average over the planned ones, those that are skipped included."""
     from ecograph.cost.estimate import estimate, plan_run, skipped_epochs
-    from ecograph.sweeps.batches import first_inputs
+    from ecograph.loop.first_batch import first_inputs
 
     model, optimizer, _, loader = training.arguments[:4]
     loop = training.loop

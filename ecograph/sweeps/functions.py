@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -14,9 +14,9 @@ from torch.optim import Optimizer, lr_scheduler
 from ecograph import registry
 from ecograph.cost.footprint import Footprint, footprint
 from ecograph.loop import Callback, TrainingLoop
+from ecograph.loop.first_batch import first_inputs
 from ecograph.optimize import optimize
 from ecograph.rewrite.passes import GroupPass, Pass
-from ecograph.sweeps.batches import first_inputs
 from ecograph.sweeps.problem import Training
 from ecograph.sweeps.space import Space, Values, label, plain
 
@@ -35,6 +35,23 @@ KNOWN: dict[str, Any] = {
 }
 
 SCHEDULES = ("cosine", "onecycle", "linear", "none")
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What says how well a model does, and when it is done.
+
+    Attributes:
+        loss_fn: of (outputs, targets).
+        metric: as ``TrainingLoop`` takes it.
+        stop: likewise.
+        callbacks: likewise.
+    """
+
+    loss_fn: Callable[..., Any]
+    metric: Any
+    stop: str | None
+    callbacks: Sequence[Callback]
 
 
 def active(name: str, values: Values) -> bool:
@@ -73,32 +90,33 @@ class Functions:
 
     batch_name = "batch_size"
     lr_name = "lr"
+    known: ClassVar[Mapping[str, Any]] = KNOWN
 
     def __post_init__(self) -> None:
         """Checks that somebody takes every value."""
-        takes = {**KNOWN, **_parameters(self.make_model), **_parameters(self.make_loaders)}
+        takes = {**self.known, **parameters(self.make_model), **parameters(self.make_loaders)}
         for name in (*map(plain, self.space.parameters), *self.fixed):
             if name not in takes:
                 raise ValueError(
                     f"space[{name!r}]: neither make_model nor make_loaders has a parameter {name!r}, and it is none of "
-                    f"{', '.join(KNOWN)}: add it to one of the functions, or leave it out"
+                    f"{', '.join(self.known)}: add it to one of the functions, or leave it out"
                 )
 
     @property
     def start(self) -> Values | None:
         """The setting of the defaults, where it is in the space."""
-        values = self._all({})
+        values = self.all_values({})
         return {plain(name): values[plain(name)] for name in self.space.parameters if plain(name) in values} or None
 
     def training(self, values: Values, *, seed: int, stop: str | None, callbacks: Sequence[Callback]) -> Training:
         """Makes a training; see ``Problem``."""
-        found = self._all(values)
+        found = self.all_values(values)
         torch.manual_seed(seed)
-        loaders = self.make_loaders(**_given(self.make_loaders, found))
+        loaders = self.make_loaders(**given(self.make_loaders, found))
         if not isinstance(loaders, (tuple, list)) or len(loaders) != 2:
             raise ValueError(f"make_loaders returned a {type(loaders).__name__}: return (train_loader, val_loader)")
         train, val = loaders
-        model = self.make_model(**_given(self.make_model, found)).to(self.device)
+        model = self.model(found).to(self.device)
         if found["channels_last"]:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         passes = _passes(found["passes"])
@@ -107,18 +125,27 @@ class Functions:
             optimize(model, example_inputs=first_inputs(train), passes=rewriting)
         optimizer = _optimizer(found, model)
         schedule = _schedule(found["schedule"], optimizer, found["epochs"], len(train))
+        judge = self.judge(model, stop, callbacks)
         loop = TrainingLoop(
             epochs=found["epochs"],
             passes=[each for each in passes if callable(getattr(each, "insert", None))],
             amp=found["amp"],
             clip=found["clip"],
-            metric=self.metric,
+            metric=judge.metric,
             lr_step="step",
-            stop=stop,
-            callbacks=callbacks,
+            stop=judge.stop,
+            callbacks=judge.callbacks,
             progress=False,
         )
-        return Training(loop, (model, optimizer, self.loss_fn, train, val, schedule))
+        return Training(loop, (model, optimizer, judge.loss_fn, train, val, schedule))
+
+    def model(self, found: Values) -> nn.Module:
+        """Makes the model of a setting."""
+        return self.make_model(**given(self.make_model, found))
+
+    def judge(self, model: nn.Module, stop: str | None, callbacks: Sequence[Callback]) -> Judge:
+        """Returns what says how well a model does, and when it is done."""
+        return Judge(self.loss_fn, self.metric, stop, callbacks)
 
     def definition(self) -> dict[str, Any]:
         """See ``Problem``."""
@@ -129,12 +156,14 @@ class Functions:
         """See ``Problem``."""
         return footprint(joules, grid=self.grid, price=self.price, currency=self.currency)
 
-    def _all(self, values: Values) -> Values:
-        defaults = {**KNOWN, **_defaults(self.make_model), **_defaults(self.make_loaders)}
+    def all_values(self, values: Values) -> Values:
+        """Returns a setting with all that does not vary."""
+        defaults = {**self.known, **_defaults(self.make_model), **_defaults(self.make_loaders)}
         return {**defaults, **self.fixed, **values}
 
 
-def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+def parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Returns what a function can be given by name."""
     return {
         name: each
         for name, each in inspect.signature(function).parameters.items()
@@ -143,11 +172,12 @@ def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 
 def _defaults(function: Callable[..., Any]) -> Values:
-    return {name: each.default for name, each in _parameters(function).items() if each.default is not each.empty}
+    return {name: each.default for name, each in parameters(function).items() if each.default is not each.empty}
 
 
-def _given(function: Callable[..., Any], values: Values) -> Values:
-    return {name: values[name] for name in _parameters(function) if name in values}
+def given(function: Callable[..., Any], values: Values) -> Values:
+    """Returns those of some values that a function can be given."""
+    return {name: values[name] for name in parameters(function) if name in values}
 
 
 def _passes(given: Any) -> list[Any]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
+from ecograph.loop.first_batch import first_inputs
 from ecograph.report_table import human
-from ecograph.sweeps.batches import first_inputs
 from ecograph.sweeps.problem import Training
 
 

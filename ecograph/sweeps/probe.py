@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ecograph.cost.meter import Window
 from ecograph.loop import Callback, NonFiniteLossError
+from ecograph.loop.first_batch import first_batch, samples_in
 from ecograph.sweeps.attempt import Stopped
-from ecograph.sweeps.batches import first_batch, samples_in
 from ecograph.sweeps.memory import OutOfMemory, check_fits, is_out_of_memory
 from ecograph.sweeps.problem import Problem, Training
 from ecograph.sweeps.space import Choice, Range, Values, plain

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from ecograph.loop.stop import Stop
 from ecograph.sweeps import study as studies
 from ecograph.sweeps.attempt import REACHED, Attempt
 from ecograph.sweeps.functions import Functions, active
+from ecograph.sweeps.multitask import TRUNK, MultiTask, Targets
 from ecograph.sweeps.probe import probe
 from ecograph.sweeps.problem import Problem
 from ecograph.sweeps.result import Sweep, read
@@ -33,7 +35,7 @@ def sweep(
     make_model: Callable[..., nn.Module],
     make_loaders: Callable[..., Any],
     *,
-    target: str,
+    target: str | Mapping[str, str],
     space: Mapping[str, Any],
     budget: int | Mapping[str, float] | Budget = 30,
     minimize: str = "energy",
@@ -62,7 +64,12 @@ def sweep(
     Args:
         make_model: returns a model. It is given those values of the setting that it has a parameter for.
         make_loaders: returns ``(train_loader, val_loader)``; likewise, such as ``make_loaders(batch_size)``.
-        target: of a value of the loop's history, such as ``"val_accuracy >= 0.97"``.
+        target: of a value of the loop's history, such as ``"val_accuracy >= 0.97"``. Or several, by task:
+            ``{"digit": "val_accuracy >= 0.97", "ink": "val_loss <= 0.1"}``, all of which are to be reached. Then
+            ``make_model`` has a parameter ``tasks``: given the names of some, it returns a model that returns a dict
+            with an output for each. Batches are ``(inputs, targets)``, the targets a dict by task. The space gets a
+            dimension more, ``trunk``: ``"separate"``, a model for each task, which rests once its target is reached;
+            or ``"shared"``, one model for all.
         space: what may vary: name -> a list of values, ``ecograph.sweeps.Range(1e-3, 1.0, log=True)``, or the same as a
             dict. Names are parameters of the two functions, and ``lr``, ``epochs`` (with the schedule stretched over
             them), ``optimizer``, ``momentum``, ``weight_decay``, ``schedule``, ``amp``, ``clip``, ``channels_last`` and
@@ -70,8 +77,8 @@ def sweep(
             sgd.
         budget: settings to try; or a dict of limits: ``{"trials": 30, "seconds": 3600, "joules": 1e6}``.
         minimize: ``"energy"``, ``"time"``, ``"flops"``, ``"co2"`` or ``"money"``.
-        loss_fn: of (outputs, targets).
-        metric: as ``TrainingLoop`` takes it.
+        loss_fn: of (outputs, targets); for several targets, one for all or a dict by task, and their sum is trained.
+        metric: as ``TrainingLoop`` takes it; likewise.
         fixed: values of what does not vary, in place of the defaults.
         storage: of optuna, or its URL, or a file of SQLite; None keeps the search in memory. With a storage the search
             can be stopped at any time and gone on with, and shared by workers that were started on the same one.
@@ -100,7 +107,15 @@ def sweep(
     Warns:
         NeverReachedWarning: where no setting reached the target.
     """
-    problem = Functions(
+    kind: Callable[..., Functions] = Functions
+    wanted: Target = Targets.of(target) if isinstance(target, Mapping) else Target.parse(target)
+    if isinstance(wanted, Targets):
+        kind = partial(MultiTask, targets=wanted)
+        if isinstance(space, Mapping) and "trunk" not in (fixed or {}):
+            space = {**TRUNK, **space}
+        if minimize == "flops":
+            raise ValueError("the FLOPs of several targets are not counted: minimize energy, time, co2 or money")
+    problem = kind(
         make_model,
         make_loaders,
         parse_space(space, active),
@@ -114,7 +129,7 @@ def sweep(
     )
     if minimize == "money" and price is None:
         raise ValueError("minimize='money' needs the price of a kWh: give price=0.30")
-    plan = Plan(Target.parse(target), check_quantity(minimize), Budget.parse(budget), seed, give_up, finalists, repeats)
+    plan = Plan(wanted, check_quantity(minimize), Budget.parse(budget), seed, give_up, finalists, repeats)
     with _shown(progress) as say, untouched_random_state(nn.Identity()):
         return run(problem, plan, storage=storage, name=name, resume=resume, probes=probes, prune=prune, say=say)
 
@@ -205,7 +220,7 @@ def _check_target(problem: Problem, plan: Plan) -> None:
         training = problem.training(base, seed=plan.seed, stop=None, callbacks=())
     except Exception:  # this setting cannot be trained; others may, and the trials will tell
         return
-    Stop.parse(str(plan.target), training.loop.program.recorded)
+    Stop.parse(plan.target.comparison, training.loop.program.recorded)
 
 
 def _some_setting(problem: Problem) -> Values | None:

@@ -75,9 +75,14 @@ class Target:
         """Whether one value is better than another."""
         return second is None or self.shortfall(first) < self.shortfall(second)
 
+    @property
+    def comparison(self) -> str:
+        """The comparison, as a loop takes it."""
+        return f"{self.name} {self.operator} {self.number:g}"
+
     def __str__(self) -> str:
         """Returns it as it is written."""
-        return f"{self.name} {self.operator} {self.number:g}"
+        return self.comparison
 
 
 def check_quantity(name: str) -> str:

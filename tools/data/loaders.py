@@ -53,17 +53,13 @@ def first_batch(loader: Any) -> Any:
     Raises:
         UserError: where it has none.
     """
-    from ecograph.loop.checkpoints.position import Position
-    from ecograph.loop.checkpoints.random_state import random_state, set_random_state
+    from ecograph.loop.first_batch import NoBatchesError
+    from ecograph.loop.first_batch import first_batch as look
 
-    place = Position()
-    before = random_state(), place.generators(loader)
-    batch = next(iter(loader), None)
-    set_random_state(before[0])
-    place.set_generators(loader, before[1])
-    if batch is None:
-        raise UserError("the data gives no batches: it is empty, or smaller than a batch with drop_last")
-    return batch
+    try:
+        return look(loader)
+    except NoBatchesError as error:
+        raise UserError(str(error)) from error
 
 
 def _loader(data: Data, part: Any, batching: Batching, generator: torch.Generator | None) -> Any:

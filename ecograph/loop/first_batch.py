@@ -9,11 +9,15 @@ from ecograph.loop.checkpoints.position import Position
 from ecograph.loop.checkpoints.random_state import random_state, set_random_state
 
 
+class NoBatchesError(ValueError):
+    """A loader that gives no batches."""
+
+
 def first_batch(loader: Any) -> Any:
     """Returns a loader's first batch, and leaves every random generator as it was.
 
     Raises:
-        ValueError: where it has none.
+        NoBatchesError: where it has none.
     """
     place = Position()
     before = random_state(), place.generators(loader)
@@ -21,7 +25,7 @@ def first_batch(loader: Any) -> Any:
     set_random_state(before[0])
     place.set_generators(loader, before[1])
     if batch is None:
-        raise ValueError("the training data gives no batches: it is empty, or smaller than a batch that must be full")
+        raise NoBatchesError("the data gives no batches: it is empty, or smaller than a batch that must be full")
     return batch
 
 
