@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ecograph.advice.faults import Faults
 from ecograph.advice.setting import Setting
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Advice:
         best: the best of the exact and the near-exact ones: what is free.
         seconds: that all of it took.
         by: what is best: ``"time"`` or ``"energy"``.
+        faults: page faults of plain steps, on a CPU.
     """
 
     model: str
@@ -84,6 +86,7 @@ class Advice:
     best: Setting
     seconds: float
     by: str = "time"
+    faults: Faults | None = None
 
     @property
     def code(self) -> list[str]:
@@ -117,6 +120,7 @@ class Advice:
             "energy_source": self.energy_source,
             "rows": [row.to_dict() for row in self.rows],
             "exact": {"title": self.exact.title, "setting": self.exact.to_dict()},
+            "page_faults": None if self.faults is None else self.faults.to_dict(),
             "best": {"title": self.best.title, "setting": self.best.to_dict(), "code": self.code},
         }
 

@@ -121,6 +121,7 @@ def measured(
         best=search.best("near-exact"),
         seconds=time.perf_counter() - started,
         by=search.by,
+        faults=search.faults,
     )
     _LAST[model] = found
     return found

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from ecograph.advice.advice import Row
+from ecograph.advice.faults import Faults, page_faults
 from ecograph.advice.memory import peak_bytes
 from ecograph.advice.rounds import interleaved, ratio
 from ecograph.advice.setting import Setting
@@ -46,6 +47,8 @@ class Search:
         approximate: whether to try passes and batch sizes at all.
         precision: whether to try lower precision.
         report: told of the progress.
+        rows: what was measured.
+        faults: of plain steps, once they are counted.
     """
 
     subject: Subject
@@ -58,12 +61,14 @@ class Search:
     precision: bool = True
     report: Report = lambda text, share: None
     rows: dict[Setting, Row] = field(default_factory=dict)
+    faults: Faults | None = None
 
     def run(self) -> list[Row]:
         """Returns the rows, plain training first."""
         share = 1.0 / (3 + self.precision + self.approximate * (1 + self.batches))
         self._plain = self._trial(PLAIN)
         self._stage("exact switches", self._switches(), 2 * share)
+        self.faults = page_faults(self._plain)
         exact = self._together()
         self._stage("exact switches together", [exact], share)
         best = self.best("exact")

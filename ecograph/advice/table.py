@@ -93,6 +93,8 @@ def _code(advice: Advice) -> Text:
 
 def _notes(advice: Advice) -> list[str]:
     lines = [f"{name}: {MEANING[name]}" for name in dict.fromkeys(row.setting.numerics for row in advice.rows)]
+    if advice.faults is not None and advice.faults.offer:
+        lines.insert(0, advice.faults.offer)
     if any(row.setting.batch for row in advice.rows):
         lines.append("another batch size: time and energy per sample; the learning rate must be set anew")
     if any(row.setting.passes for row in advice.rows):
