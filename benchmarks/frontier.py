@@ -12,8 +12,9 @@ for those who have the files (see tasks/cifar.py).
 
 The dense frontier is dense training with 25 to 100% of the steps, each with the whole of a learning-rate schedule. In
 the long form every point of it, and every method, has its learning rate tuned among some factors, on a seed of its own,
-so that nobody is judged by another's. The figure of merit of a method is what it costs next to what dense training
-costs that comes as far (tasks/merit.py).
+so that nobody is judged by another's. What a training takes is measured apart, in short trainings that take turns
+(tasks/costs.py), so that it does not matter what else the machine did meanwhile. The figure of merit of a method is
+what it costs next to what dense training costs that comes as far (tasks/merit.py).
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import torch
 from processes import outcomes, workers
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from tasks.costs import costs
 from tasks.merit import Merit, merit
 from tasks.results import Results, ResultsError
 from tasks.sizes import SIZES, make_task
@@ -38,6 +41,7 @@ import ecograph
 SHARES = {"long": (0.25, 0.4, 0.55, 0.7, 0.85, 1.0), "short": (0.25, 0.55, 1.0)}
 FACTORS = {"long": (0.5, 1.0, 2.0), "short": (1.0,)}
 SEEDS = {"long": 5, "short": 3}
+ROUNDS = {"long": 5, "short": 3}
 #: Ways of the short form; the long one has all.
 SHORT = (DENSE, FREE, "sparse-0.8", "sparse-0.8-free", "gradsamp-4", "slice-0.25")
 #: The seed that learning rates are tuned on.
@@ -69,20 +73,22 @@ class Frontier:
         self.task = make_task(name, size)
         self._results = results
         self.flops = {way: share_of_flops(self.task, WAYS[way]) for way in dict.fromkeys((DENSE, *ways))}
-        self.points = [(way, share) for way in ways for share in (shares if way in (DENSE, FREE) else (1.0,))]
+        self.ways = list(dict.fromkeys((DENSE, *ways)))
+        self.points = [(way, share) for way in self.ways for share in (shares if way in (DENSE, FREE) else (1.0,))]
+        self._trained = [(way, share) for way, share in self.points if not WAYS[way].trains_as]
 
     def tuning(self) -> list[Run]:
         """Returns the trainings by which learning rates are chosen; none where there is no choice."""
         if len(self.factors) < 2:
             return []
-        return [self._run(way, share, TUNING, factor) for way, share in self.points for factor in self.factors]
+        return [self._run(way, share, TUNING, factor) for way, share in self._trained for factor in self.factors]
 
     def trainings(self) -> list[Run]:
         """Returns the trainings that count, at the learning rates that were chosen; seed by seed."""
         return [
             self._run(way, share, seed, self._factor(way, share))
             for seed in range(self.seeds)
-            for way, share in self.points
+            for way, share in self._trained
         ]
 
     def frontier(self, way: str, cost: str) -> list[dict[int, tuple[float, float]]]:
@@ -124,20 +130,31 @@ class Frontier:
 
     def _factor(self, way: str, share: float) -> float:
         """Returns the factor of the learning rate with the best value on the tuning seed."""
-        tried = {f: self._results.find(self._run(way, share, TUNING, f)) for f in self.factors}
+        trained = WAYS[way].trains_as or way
+        tried = {f: self._results.find(self._run(trained, share, TUNING, f)) for f in self.factors}
         values = {f: each["value"] for f, each in tried.items() if each is not None and each["value"] is not None}
         if not values:
             return 1.0 if 1.0 in self.factors else self.factors[0]
         return (max if self.task.higher_is_better else min)(values, key=values.__getitem__)
 
     def _point(self, way: str, share: float, cost: str) -> dict[int, tuple[float, float]]:
-        factor = self._factor(way, share)
-        found = {seed: self._results.find(self._run(way, share, seed, factor)) for seed in range(self.seeds)}
-        return {
-            seed: (each[cost], each["value"])
-            for seed, each in found.items()
-            if each is not None and each["value"] is not None and each[cost] is not None
-        }
+        factor, trained = self._factor(way, share), WAYS[way].trains_as or way
+        point = {}
+        for seed in range(self.seeds):
+            run = self._results.find(self._run(trained, share, seed, factor))
+            amount = None if run is None else self._amount(way, share, cost, run)
+            if run is not None and run["value"] is not None and amount is not None:
+                point[seed] = amount, run["value"]
+        return point
+
+    def _amount(self, way: str, share: float, cost: str, run: dict[str, Any]) -> float | None:
+        """Returns what a training takes: counted; from short trainings that took turns; or else as it was in it."""
+        if cost == "flops":
+            return share * self.flops[way]
+        figures = self._results.costs.get(self.name, {}).get(way)
+        if figures is None:
+            return None if WAYS[way].trains_as else run[cost]
+        return None if figures[cost] is None else share * figures[cost]
 
 
 def run_all(todo: Sequence[Run], results: Results, processes: int, threads: int, title: str) -> None:
@@ -151,6 +168,21 @@ def run_all(todo: Sequence[Run], results: Results, processes: int, threads: int,
             for outcome in outcomes(run, missing, pool):
                 results.add(outcome)
                 progress.update(bar, advance=outcome["flops"], description=f"{title}: {outcome['task']}")
+
+
+def time_all(frontiers: Sequence[Frontier], size: str, results: Results, rounds: int) -> None:
+    """Finds out what the ways of each task take, where that is not known yet."""
+    missing = [each for each in frontiers if set(each.ways) - set(results.costs.get(each.name, {}))]
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"), TimeRemainingColumn()
+    with Progress(*columns, transient=True, refresh_per_second=1) as progress:
+        bar = progress.add_task("timing", total=sum(rounds * len(each.ways) for each in missing))
+        for each in missing:
+
+            def tell(way: str, task: str = each.name) -> None:
+                progress.update(bar, advance=1, description=f"timing {task}: {way}")
+
+            results.costs[each.name] = costs(each.name, size, each.ways, rounds, tell)
+            results.write()
 
 
 def table(rows: Sequence[dict[str, Any]], title: str) -> Table:
@@ -192,6 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--factors", nargs="*", type=float, default=None, help="of the learning rate, to choose from")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, each in a process")
     parser.add_argument("--threads", type=int, default=1, help="of each process")
+    parser.add_argument("--rounds", type=int, default=None, help="of timing; 0: costs as they were in the trainings")
     parser.add_argument("--json", type=Path, default=None, help="write all figures to this file, after each training")
     parser.add_argument("--resume", action="store_true", help="keep the trainings that the file already has")
     args = parser.parse_args(arguments)
@@ -215,11 +248,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run_all([job for each in frontiers for job in each.tuning()], results, args.jobs, args.threads, "tuning")
     by_seed = [job for each in frontiers for job in each.trainings()]
     run_all(sorted(by_seed, key=lambda job: job.seed), results, args.jobs, args.threads, "training")
+    torch.set_num_threads(args.threads)
+    if rounds := ROUNDS[size] if args.rounds is None else args.rounds:
+        time_all(frontiers, size, results, rounds)
     summary = {each.name: each.rows() for each in frontiers}
     metrics = {
         each.name: {"metric": each.task.metric, "higher_is_better": each.task.higher_is_better} for each in frontiers
     }
-    results.write(size=size, date=date.today().isoformat(), metrics=metrics, summary=summary)
+    results.write(size=size, factors=list(factors), date=date.today().isoformat(), metrics=metrics, summary=summary)
     console = Console(width=150)
     for each in frontiers:
         console.print(table(summary[each.name], f"{each.name}: {each.task.metric}"))

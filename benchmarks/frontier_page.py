@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from matplotlib import rcParams
 from matplotlib.figure import Figure
+from tasks.merit import over_tasks
 
 HERE = Path(__file__).parent
 DENSE, FREE = "dense", "dense-free"
@@ -33,7 +34,9 @@ dense training with less work, its learning-rate schedule stretched over what is
 method's figure of merit is what it costs, next to what dense training costs *that comes as far*: below 1 it pays. The
 interval is 95%, by the jackknife over seeds, paired, with Student's t: where it holds 1, these seeds cannot tell.
 
-Energy is {source}. Two runs on one machine compare as their CPU seconds do where it is modelled.
+Energy is {source}: it compares as CPU seconds do where it is modelled. What a training takes is measured apart from the
+trainings whose quality counts, in short ones that take turns (the median over rounds of the ratio to dense training),
+so that nothing else that the machine did is in it; intervals are of the quality alone. `frontier.py` says more.
 """
 
 
@@ -87,6 +90,77 @@ def _merit(found: dict[str, Any] | None) -> str:
     return f"{sign}{found['ratio']:.2f} ({found['low']:.2f} to {high})"
 
 
+def over_all(parts: Mapping[str, Sequence[dict[str, Any]]], seeds: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Returns a row for each way that every task has, the best first: its merits, and their geometric mean.
+
+    Args:
+        parts: task -> rows.
+        seeds: task -> how many.
+    """
+    merits: dict[tuple[str, float], dict[str, dict[str, Any]]] = {}
+    titles = {}
+    for task, rows in parts.items():
+        for row in rows:
+            if "joules" in row["merit"].get(DENSE, {}):
+                titles[row["way"]] = row["title"]
+                merits.setdefault((row["way"], row["share"]), {})[task] = row["merit"][DENSE]["joules"]
+    found = []
+    for (way, share), each in merits.items():
+        if set(each) == set(parts):
+            whole = over_tasks(list(each.values()), min(seeds.values()))
+            found.append(
+                {"title": _title(titles[way], share), "share": share, "merits": each, "whole": whole.to_dict()}
+            )
+    return sorted(found, key=lambda row: row["whole"]["ratio"])
+
+
+def _title(title: str, share: float) -> str:
+    return title if share == 1.0 else f"{title}, {share:.0%} of the steps"
+
+
+def overview(parts: Mapping[str, Sequence[dict[str, Any]]], seeds: Mapping[str, int]) -> list[str]:
+    """Returns what stands on the page of all tasks together."""
+    rows = over_all(parts, seeds)
+    if len(parts) < 2 or not rows:
+        return []
+    best = rows[0]
+    tasks = ", ".join(parts)
+    words: dict[str, list[str]] = {}
+    for row in rows:
+        if row["share"] == 1.0:
+            pays = [task for task, each in row["merits"].items() if each["verdict"] == "pays"]
+            not_at_all = [task for task, each in row["merits"].items() if each["verdict"].startswith("does not pay")]
+            said = [f"pays on {_listed(pays)}"] * bool(pays) + [f"does not pay on {_listed(not_at_all)}"] * bool(
+                not_at_all
+            )
+            words[row["title"]] = said or ["these seeds cannot tell on any task"]
+    return [
+        f"\n## All tasks\n\nEnergy at equal quality, next to the dense frontier, on {tasks}.\n",
+        f"The least over all tasks: **{best['title']}**, {_merit(best['whole'])} of what dense training takes that "
+        "comes as far (geometric mean, 95% interval; it was chosen among all, so it is a little flattered).\n",
+        *(f"- {title}: {'; '.join(said)}." for title, said in words.items()),
+        f"\n| way | all tasks | {' | '.join(parts)} |",
+        "|" + "---|" * (len(parts) + 2),
+        *(
+            f"| {row['title']} | {_merit(row['whole'])} | {' | '.join(_merit(row['merits'][task]) for task in parts)} |"
+            for row in rows
+        ),
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def tuned(data: dict[str, Any]) -> str:
+    """Returns whose learning rates these are."""
+    factors = data.get("factors", [1.0])
+    if len(factors) < 2:
+        return "Learning rates are the task's own, not tuned for each way."
+    listed = ", ".join(f"{each:g}" for each in factors)
+    return f"Each point has the learning rate that did best of {listed} times the task's, on a seed of its own."
+
+
 def in_words(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Returns which methods pay next to the dense frontier, which do not, and what cannot be told."""
     by_verdict: dict[str, list[str]] = {}
@@ -118,9 +192,7 @@ def frontier_part(path: Path, data: dict[str, Any], plots: Path) -> list[str]:
         lines += [
             f"\n## {name} ({data['size']} form, {seeds} seeds)\n",
             f"[{path.name}](results/{path.name}): {where}. "
-            f"{'Higher' if data['metrics'][name]['higher_is_better'] else 'Lower'} is better."
-            + (" Learning rates are the task's own, not tuned for each way." if data["size"] == "short" else "")
-            + "\n",
+            f"{'Higher' if data['metrics'][name]['higher_is_better'] else 'Lower'} is better. {tuned(data)}\n",
             f"![{name}: {metric} against energy](plots/{plot.name})\n",
             *in_words(rows),
             f"\n| way | {metric} | FLOPs | energy | merit: energy | merit: FLOPs | energy, next to free | |",
@@ -159,6 +231,7 @@ def sweep_part(path: Path, data: dict[str, Any], plots: Path) -> list[str]:
     new = [each["cost"]["energy"] for each in rerun["runs"] if each["outcome"] == "reached"]
     spread = f" ± {stdev(new):.1f}" if len(new) > 1 else ""
     machine = data["machine"]
+    promise = sweep["best"].get("confirmations") or [sweep["best"], *sweep["best"]["repeats"]]
     return [
         f"\n## Energy to a target: {len(sweep['trials'])} settings on digits\n",
         f"[{path.name}](results/{path.name}): {machine['cpu']}, torch {machine['torch']}, {data['date']}.\n",
@@ -168,7 +241,8 @@ def sweep_part(path: Path, data: dict[str, Any], plots: Path) -> list[str]:
         f"- The best ({setting}) promised {rerun['promised']:.1f} J. From {len(rerun['runs'])} new seeds, "
         f"{rerun['reached']} reached it, in {mean(new):.1f}{spread} J: **{rerun['ratio']:.2f} of the promise**.",
         f"- In epochs, which no drift of the machine can change: {_epochs(rerun['runs']):.1f} on average, and "
-        f"{_epochs([sweep['best'], *sweep['best']['repeats']]):.1f} in the search.",
+        f"{_epochs(promise):.1f} in the {len(promise)} trainings "
+        "that the promise is the mean of.",
         f"- The search took {sweep['search_cost']:.0f} J; next to {sweep['compared_with']} "
         f"({sweep['compared_with_cost']:.1f} J) "
         + (
@@ -187,14 +261,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     plots = args.out / "plots"
     plots.mkdir(parents=True, exist_ok=True)
     lines, sources = [], set()
+    tasks: dict[str, list[dict[str, Any]]] = {}
     for path in args.results:
         data = json.loads(path.read_text(encoding="utf-8"))
+        tasks |= data.get("summary", {})
         lines += sweep_part(path, data, plots) if "sweep" in data else frontier_part(path, data, plots)
         sources |= (
             {data["sweep"]["energy_source"]} if "sweep" in data else {run["energy_source"] for run in data["runs"]}
         )
     said = " and ".join(sorted(each.replace(":", ": ") for each in sources))
-    page = HEAD.format(source=said) + "\n".join(lines) + "\n"
+    seeds = {task: max(row["seeds"] for row in rows) for task, rows in tasks.items()}
+    page = HEAD.format(source=said) + "\n".join([*overview(tasks, seeds), *lines]) + "\n"
     (args.out / "README.md").write_text(page, encoding="utf-8")
 
 

@@ -13,6 +13,7 @@ import ecograph
 from ecograph import registry
 from ecograph.passes import GradSamp
 from ecograph.passes.gradsamp import EpochSampler
+from tasks.loop import RECALIBRATION
 from tasks.task import Task
 
 
@@ -57,17 +58,11 @@ def slices(rate: float, **options: Any) -> dict[str, Any]:
 ARMS: dict[str, Arm] = {
     DENSE: Arm("dense"),
     "sliceout-0.25": Arm("SliceOut 0.25", "sliceout", slices(0.25)),
-    "sliceout-0.25-bn": Arm(
-        "SliceOut 0.25, then update_bn", "sliceout", slices(0.25), recalibrate=True
-    ),
+    "sliceout-0.25-bn": Arm("SliceOut 0.25, then update_bn", "sliceout", slices(0.25), recalibrate=True),
     "sliceout-0.5": Arm("SliceOut 0.5", "sliceout", slices(0.5)),
-    "sliceout-0.5-bn": Arm(
-        "SliceOut 0.5, then update_bn", "sliceout", slices(0.5), recalibrate=True
-    ),
+    "sliceout-0.5-bn": Arm("SliceOut 0.5, then update_bn", "sliceout", slices(0.5), recalibrate=True),
     "sliceout-0.5-tail": Arm("SliceOut 0.5, last 30% dense", "sliceout", slices(0.5), 0.3),
-    "sliceout-0.5-probability": Arm(
-        "SliceOut 0.5, probability", "sliceout", slices(0.5, normalization="probability")
-    ),
+    "sliceout-0.5-probability": Arm("SliceOut 0.5, probability", "sliceout", slices(0.5, normalization="probability")),
     "sparse-0.8": Arm(
         "sparse backward 0.8, every other step",
         "sparse_backward",
@@ -82,9 +77,6 @@ ARMS: dict[str, Arm] = {
     "extrapolation-0.1": Arm("Extrapolate 0.1", extrapolates={"radius": 0.1}),
     "extrapolation-noise": Arm("Extrapolate 0.01, noise", extrapolates={"radius": 0.01, "direction": "noise"}),
 }
-
-#: Batches on which the statistics of batch norms are estimated.
-RECALIBRATION = 16
 
 #: What is run if nothing else is asked for.
 DEFAULT = tuple(name for name in ARMS if name == DENSE or name.startswith("sliceout"))

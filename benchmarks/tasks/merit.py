@@ -44,7 +44,7 @@ class Merit:
             return "does not pay: worse than the least dense training that was tried"
         if self.high < 1:
             return "pays"
-        if self.low > 1:
+        if self.low > 1 and self.bound != "above":
             return "does not pay"
         return "these seeds cannot tell"
 
@@ -78,6 +78,27 @@ def merit(way: Point, frontier: Sequence[Point], *, higher_is_better: bool) -> M
     error = stdev(pseudo) / math.sqrt(count)
     reach = float(student.ppf(0.975, count - 1)) * error
     return Merit(math.exp(whole), math.exp(whole - reach), math.exp(whole + reach), bound)
+
+
+def over_tasks(merits: Sequence[Mapping[str, Any]], seeds: int) -> Merit:
+    """Returns the geometric mean of a way's figures of merit on several tasks, as JSON types, with its interval.
+
+    The tasks' errors are independent, since no two share data; Student's t is for the seeds of all of them.
+
+    Args:
+        merits: as ``Merit.to_dict`` gives them.
+        seeds: of each.
+    """
+    count = len(merits)
+    middle = mean(math.log(each["ratio"]) for each in merits)
+    bounds = {each["bound"] for each in merits} - {""}
+    bound = bounds.pop() if len(bounds) == 1 else ""  # what is more on one task and less on another, is neither
+    if seeds < 2 or any(each["high"] is None for each in merits):
+        return Merit(math.exp(middle), 0.0, math.inf, bound)
+    one = float(student.ppf(0.975, seeds - 1))
+    errors = [math.log(each["high"] / each["ratio"]) / one for each in merits]
+    reach = float(student.ppf(0.975, count * (seeds - 1))) * math.hypot(*errors) / count
+    return Merit(math.exp(middle), math.exp(middle - reach), math.exp(middle + reach), bound)
 
 
 def _log_ratio(way: Point, frontier: Sequence[Point], seeds: Sequence[int], sign: float) -> tuple[float, str]:

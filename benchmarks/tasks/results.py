@@ -30,6 +30,7 @@ class Results:
 
     def __init__(self, path: Path | None, settings: dict[str, dict[str, Any]], *, resume: bool = False) -> None:
         self.runs: list[dict[str, Any]] = []
+        self.costs: dict[str, dict[str, dict[str, Any]]] = {}  # task -> way -> figures, where they are measured apart
         self._path = path
         self._head: dict[str, Any] = {"machine": machine(), **settings}
         if path is None or not path.exists():
@@ -39,6 +40,7 @@ class Results:
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
             self.runs = before["runs"]
+            self.costs = before.get("costs", {})
             self._check(before)
         except (ValueError, KeyError, TypeError) as error:
             raise ResultsError(f"{path} is not a file of this benchmark ({error!r}): give another name") from error
@@ -76,6 +78,7 @@ class Results:
         """Writes all runs and ``more``. Whoever stops the program in the middle of this finds the file as it was."""
         if self._path is None:
             return
+        more |= {"costs": self.costs} if self.costs else {}
         new = self._path.with_name(self._path.name + ".new")
         new.write_text(json.dumps({**self._head, **more, "runs": self.runs}, indent=1) + "\n", encoding="utf-8")
         os.replace(new, self._path)

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import torch
 from steps import DEVICE
-from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import update_bn
 
-import ecograph
 from ecograph.passes import GradSamp
 from ecograph.passes.extrapolation import Extrapolation
 from ecograph.passes.gradsamp import EpochSampler
 from tasks import TASKS
-from tasks.arms import ARMS, RECALIBRATION, prepare
-from tasks.rate import learning_rate
+from tasks.arms import ARMS, prepare
+from tasks.loop import Loop
 from tasks.task import Task
 
 
@@ -72,43 +68,20 @@ def train(task: Task, arm: str, *, seed: int, steps: int) -> dict[str, float]:
     torch.manual_seed(seed)
     model, scheduler = prepare(task, ARMS[arm], task.build().to(DEVICE).train(), seed)
     optimizer = task.optimizer(model)
-    warm_then_cosine = LambdaLR(optimizer, partial(learning_rate, total=steps))
-    batches = task.batches(seed)
-    losses = []
-    sampler = extrapolation = None
+    loop = Loop(task, model, optimizer, task.batches(seed), steps, scheduler)
     if (skips := ARMS[arm].skips) is not None:
-        sampler = EpochSampler(GradSamp(**skips, seed=seed), epochs=task.epochs)
+        loop.sampler = EpochSampler(GradSamp(**skips, seed=seed), epochs=task.epochs)
     if (extrapolates := ARMS[arm].extrapolates) is not None:
-        extrapolation = Extrapolation(model, optimizer, **extrapolates, **_seed(extrapolates, seed))
+        loop.extrapolation = Extrapolation(model, optimizer, **extrapolates, **_seed(extrapolates, seed))
     wall, cpu = time.perf_counter(), time.process_time()
-    for step in range(steps):
-        epoch, within = divmod(step, task.steps_per_epoch)
-        if within == 0 and sampler is not None:
-            sampler.on_epoch_start(model, epoch)
-        if sampler is not None and not sampler.trains(epoch):
-            warm_then_cosine.step()  # the schedule goes on
-            continue
-        inputs, targets = next(batches)
-        optimizer.zero_grad(set_to_none=True)
-        with nullcontext() if extrapolation is None else extrapolation.shifted():
-            loss = task.loss(model(inputs.to(DEVICE)), targets.to(DEVICE))
-            loss.backward()
-        if extrapolation is not None:
-            extrapolation.update()
-        if task.clip is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), task.clip)
-        optimizer.step()
-        warm_then_cosine.step()
-        if scheduler is not None:
-            scheduler.step()
-        losses.append(loss.item())
+    loop.run()
     if ARMS[arm].recalibrate:
-        model = ecograph.restore(model)
-        update_bn([next(batches)[0].to(DEVICE) for _ in range(RECALIBRATION)], model)
+        loop.recalibrate()
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    losses = loop.losses
     last = losses[-max(1, steps // 10) :]
     return {
-        "value": task.evaluate(model.eval()),
+        "value": task.evaluate(loop.model.eval()),
         "train_loss": sum(last) / len(last),
         "cpu_seconds": cpu,
         "wall_seconds": wall,

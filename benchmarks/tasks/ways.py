@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import torch
 from steps import DEVICE
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import update_bn
 
 import ecograph
 from ecograph import registry
@@ -20,12 +17,9 @@ from ecograph.cost.meter import Window
 from ecograph.passes import GradSamp
 from ecograph.passes.extrapolation import Extrapolation
 from ecograph.passes.gradsamp import EpochSampler
-from tasks.rate import learning_rate
+from tasks.loop import Loop
 from tasks.sizes import make_task
 from tasks.task import Task
-
-#: Batches on which the statistics of batch norms are estimated.
-RECALIBRATION = 16
 
 
 @dataclass(frozen=True)
@@ -39,6 +33,7 @@ class Way:
         extrapolates: options of Extrapolate, or None.
         free: channels_last and bf16, which change no method.
         compiled: ``torch.compile``.
+        trains_as: the way that it is but for how it is computed; it is as good as that one, and need not be trained.
         dropout: before the last layer.
         recalibrate: after training, estimate the statistics of batch norms anew on the plain model, where it has some;
             sliced steps leave statistics of slices.
@@ -50,6 +45,7 @@ class Way:
     extrapolates: Mapping[str, Any] | None = None
     free: bool = False
     compiled: bool = False
+    trains_as: str = ""
     dropout: float = 0.0
     recalibrate: bool = False
 
@@ -72,7 +68,7 @@ def _slice(rate: float) -> dict[str, dict[str, Any]]:
 WAYS: dict[str, Way] = {
     DENSE: Way("dense"),
     FREE: Way("dense, channels_last and bf16", free=True),
-    "dense-compiled": Way("dense, torch.compile", compiled=True),
+    "dense-compiled": Way("dense, torch.compile", compiled=True, trains_as=DENSE),
     "dense-dropout": Way("dense, dropout 0.2", dropout=0.2),
     "sparse-0.5": Way("sparse backward 0.5", _sparse(0.5)),
     "sparse-0.8": Way("sparse backward 0.8", _sparse(0.8)),
@@ -125,7 +121,7 @@ class Run:
 def run(job: Run) -> dict[str, Any]:
     """Trains and evaluates; returns the outcome as JSON types."""
     task = make_task(job.task, job.size)
-    _warm_up(job.task, job.size, job.way)
+    warm_up(job.task, job.size, job.way)
     return {**vars(job), "arm": job.arm, **train(task, WAYS[job.way], job.seed, job.steps, job.factor)}
 
 
@@ -158,65 +154,51 @@ def share_of_flops(task: Task, way: Way) -> float:
     return share
 
 
-def train(task: Task, way: Way, seed: int, steps: int, factor: float) -> dict[str, Any]:
+def train(task: Task, way: Way, seed: int, steps: int, factor: float = 1.0, *, evaluate: bool = True) -> dict[str, Any]:
     """Trains for ``steps`` steps. Ways with the same seed begin with the same weights and see the same batches.
 
+    Args:
+        task: what is trained.
+        way: how.
+        seed: of weights, batches and passes.
+        steps: optimizer steps.
+        factor: of the task's learning rate.
+        evaluate: whether to.
+
     Returns:
-        ``value`` of the task's metric; CPU seconds and joules, with their source, of the training without evaluation.
+        ``value`` of the task's metric; CPU seconds and joules, with their source, of the training without evaluation;
+        and how many of these CPU seconds belong to epochs or to the whole, not to steps.
     """
     model = build(task, way, seed)
     epochs = max(1, -(-steps // task.steps_per_epoch))
-    scheduler = sampler = extrapolation = None
-    if way.passes:
-        scheduler = ecograph.Scheduler(model, epochs=epochs, steps_per_epoch=task.steps_per_epoch)
-    if way.skips is not None:
-        sampler = EpochSampler(GradSamp(**way.skips, seed=seed), epochs=epochs)
     optimizer = task.optimizer(model)
     for group in optimizer.param_groups:
         group["lr"] *= factor
+    loop = Loop(task, model, optimizer, task.batches(seed), steps, free=way.free)
+    if way.passes:
+        loop.scheduler = ecograph.Scheduler(model, epochs=epochs, steps_per_epoch=task.steps_per_epoch)
+    if way.skips is not None:
+        loop.sampler = EpochSampler(GradSamp(**way.skips, seed=seed), epochs=epochs)
     if way.extrapolates is not None:
-        extrapolation = Extrapolation(model, optimizer, **way.extrapolates)
-    rate = LambdaLR(optimizer, partial(learning_rate, total=steps))
-    forward = torch.compile(model) if way.compiled else model
-    batches = task.batches(seed)
+        loop.extrapolation = Extrapolation(model, optimizer, **way.extrapolates)
+    if way.compiled:
+        loop.forward = torch.compile(model)
     window = Window()
-    for step in range(steps):
-        epoch, within = divmod(step, task.steps_per_epoch)
-        if within == 0 and sampler is not None:
-            sampler.on_epoch_start(model, epoch)
-        if sampler is not None and not sampler.trains(epoch):
-            rate.step()  # the schedule goes on
-            if scheduler is not None:
-                scheduler.step()
-            continue
-        inputs, targets = next(batches)
-        if way.free and inputs.ndim == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        optimizer.zero_grad(set_to_none=True)
-        with nullcontext() if extrapolation is None else extrapolation.shifted():
-            with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=way.free):
-                outputs = forward(inputs.to(DEVICE))
-            task.loss(outputs.float(), targets.to(DEVICE)).backward()
-        if extrapolation is not None:
-            extrapolation.update()
-        if task.clip is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), task.clip)
-        optimizer.step()
-        rate.step()
-        if scheduler is not None:
-            scheduler.step()
+    loop.run()
     if way.recalibrate and any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in model.modules()):
-        model = ecograph.restore(model)
-        update_bn([next(batches)[0].to(DEVICE) for _ in range(RECALIBRATION)], model)
+        loop.recalibrate()
     used = window.finish()
-    value = task.evaluate(model.eval())
-    return {
-        "value": value if value == value else None,
+    found = {
         "cpu_seconds": used.cpu_seconds,
+        "cpu_seconds_aside": loop.aside,
         "seconds": used.seconds,
         "joules": used.joules,
         "energy_source": used.source,
     }
+    if not evaluate:
+        return found
+    value = task.evaluate(loop.model.eval())
+    return {"value": value if value == value else None, **found}
 
 
 def _seeded(name: str, options: Mapping[str, Any], seed: int) -> dict[str, Any]:
@@ -233,6 +215,6 @@ def _with_dropout(model: nn.Module, share: float) -> nn.Module:
 
 
 @cache
-def _warm_up(name: str, size: str, way: str) -> None:
+def warm_up(name: str, size: str, way: str) -> None:
     """Trains for two steps, once in a process: what torch sets up at first use, a compiler too, is no run's cost."""
-    train(make_task(name, size), replace(WAYS[way], skips=None), 0, 2, 1.0)
+    train(make_task(name, size), replace(WAYS[way], skips=None), 0, 2)

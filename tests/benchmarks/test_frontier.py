@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -23,7 +24,7 @@ def frontier(script: Script, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     small = partial(digits.task, 0.1, widths=(32, 32))
     monkeypatch.setitem(sizes.SIZES, "digits", {"short": small, "long": small})
     sizes.make_task.cache_clear()
-    script("tasks.ways")._warm_up.cache_clear()
+    script("tasks.ways").warm_up.cache_clear()
     yield script("frontier")
     sizes.make_task.cache_clear()
 
@@ -31,7 +32,7 @@ def frontier(script: Script, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_trainings_are_kept_and_gone_on_with(frontier: ModuleType, script: Script, tmp_path: Path, capsys) -> None:
     path = tmp_path / "out.json"
     command = ["--short", "--task", "digits", "--ways", "gradsamp-4", "--shares", "0.5", "--jobs", "1"]
-    command += ["--json", str(path), "--factors", "0.5", "1"]
+    command += ["--json", str(path), "--factors", "0.5", "1", "--rounds", "1"]
     frontier.main([*command, "--seeds", "1"])
     first = json.loads(path.read_text())
     # tuning: 3 points at 2 factors; then each of the points once
@@ -49,6 +50,9 @@ def test_trainings_are_kept_and_gone_on_with(frontier: ModuleType, script: Scrip
     gradsamp = next(row for row in rows if row["way"] == "gradsamp-4")
     assert gradsamp["flops"] == pytest.approx(0.75, abs=0.06)
     assert set(gradsamp["merit"]["dense"]) == {"joules", "cpu_seconds", "flops"}
+    # what a training takes is that of short ones that took turns, whatever the machine did during the others
+    assert second["costs"] == first["costs"]
+    assert gradsamp["joules"] == pytest.approx(second["costs"]["digits"]["gradsamp-4"]["joules"])
     assert "digits: test accuracy" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         frontier.main(command)
@@ -56,6 +60,45 @@ def test_trainings_are_kept_and_gone_on_with(frontier: ModuleType, script: Scrip
     script("frontier_page").main([str(path), "--out", str(tmp_path)])
     page = (tmp_path / "README.md").read_text()
     assert "GradSamp, every 4th epoch" in page and (tmp_path / "plots" / "out_digits.svg").exists()
+
+
+def test_a_training_costs_its_steps_and_what_belongs_to_its_epochs(frontier: ModuleType, script: Script, monkeypatch):
+    """Ten seconds of a short training, two of them for its epochs: the whole has the same epochs, and more steps."""
+    costs = script("tasks.costs")
+    task = script("tasks.sizes").make_task("digits", "short")
+    long = dataclasses.replace(task, steps_per_epoch=16)
+    monkeypatch.setattr(costs, "make_task", lambda name, size: long)
+    monkeypatch.setattr(costs, "warm_up", lambda name, size, way: None)
+    seen = []
+
+    def train(task, way, seed, steps, *, evaluate):
+        seen.append((way.title, seed))
+        slow = {0: 1, 1: 3, 2: 1}[seed]  # a round in which the machine is slow for all
+        cpu = slow * (10.0 if way.skips is None else 5.0)
+        assert (task.epochs, steps, evaluate) == (long.epochs, 2 * long.epochs, False)
+        return {"cpu_seconds": cpu, "cpu_seconds_aside": cpu / 5, "joules": 7 * cpu, "energy_source": "modelled:x"}
+
+    monkeypatch.setattr(costs, "train", train)
+    found = costs.costs("digits", "short", ["gradsamp-4"], 3)
+    whole = 2 + 8 * 16 / 2
+    assert found["dense"]["cpu_seconds"] == pytest.approx(whole)
+    assert found["gradsamp-4"]["joules"] == pytest.approx(7 * whole / 2)
+    assert found["gradsamp-4"]["joules_to_dense"] == pytest.approx([0.5] * 3)
+    assert [title for title, _ in seen[::2]] == ["dense", "GradSamp, every 4th epoch", "dense"]  # in turn
+
+
+def test_what_trains_as_another_way_is_timed_only(frontier: ModuleType, script: Script, tmp_path: Path) -> None:
+    results = script("tasks.results").Results(None, {"tasks": {}, "arms": {}})
+    found = frontier.Frontier("digits", "short", ["dense", "dense-compiled"], 1, [0.5, 1.0], [1.0], results)
+    assert {run.way for run in found.trainings()} == {"dense"}
+    for run in found.trainings():
+        results.add({**vars(run), "arm": run.arm, "value": 90.0, "joules": 5.0, "cpu_seconds": 1.0})
+    assert {row["way"] for row in found.rows()} == {"dense", "dense-compiled"}
+    assert next(row for row in found.rows() if row["way"] == "dense-compiled")["joules"] is None
+    figures = {"cpu_seconds": 1.0, "joules": 4.0}
+    results.costs["digits"] = {"dense": figures, "dense-compiled": {**figures, "joules": 3.0}}
+    compiled = next(row for row in found.rows() if row["way"] == "dense-compiled")
+    assert compiled["value"] == 90.0 and compiled["joules_of_dense"] == pytest.approx(0.75)
 
 
 def points(costs, values, noise=0.0, seeds=4):
@@ -83,7 +126,9 @@ def test_beyond_the_frontier_there_are_bounds(script: Script) -> None:
     merit = script("tasks.merit").merit
     dense = points([25, 50, 100], [90, 94, 96])
     above, below = (merit(points([60], [v])[0], dense, higher_is_better=True) for v in (97, 80))
-    assert (above.bound, above.ratio) == ("above", pytest.approx(0.6))
+    assert (above.bound, above.ratio, above.verdict) == ("above", pytest.approx(0.6), "pays")
+    dearer = merit(points([120], [97])[0], dense, higher_is_better=True)
+    assert dearer.verdict == "these seeds cannot tell", "nobody knows what dense training would take to come so far"
     assert (below.bound, below.ratio) == ("below", pytest.approx(60 / 25)) and "worse than" in below.verdict
 
 
