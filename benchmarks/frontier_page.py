@@ -34,9 +34,9 @@ dense training with less work, its learning-rate schedule stretched over what is
 method's figure of merit is what it costs, next to what dense training costs *that comes as far*: below 1 it pays. The
 interval is 95%, by the jackknife over seeds, paired, with Student's t: where it holds 1, these seeds cannot tell.
 
-Energy is {source}: it compares as CPU seconds do where it is modelled. What a training takes is measured apart from the
-trainings whose quality counts, in short ones that take turns (the median over rounds of the ratio to dense training),
-so that nothing else that the machine did is in it; intervals are of the quality alone. `frontier.py` says more.
+Energy is {source}; where it is modelled, it compares as CPU seconds do. What a training takes is measured apart from
+the trainings whose quality counts, in short ones that take turns (the median over rounds of the ratio to dense
+training), so that nothing else that the machine did is in it; intervals are of the quality alone.
 """
 
 
@@ -129,15 +129,15 @@ def overview(parts: Mapping[str, Sequence[dict[str, Any]]], seeds: Mapping[str, 
     for row in rows:
         if row["share"] == 1.0:
             pays = [task for task, each in row["merits"].items() if each["verdict"] == "pays"]
-            not_at_all = [task for task, each in row["merits"].items() if each["verdict"].startswith("does not pay")]
-            said = [f"pays on {_listed(pays)}"] * bool(pays) + [f"does not pay on {_listed(not_at_all)}"] * bool(
-                not_at_all
-            )
+            not_there = [task for task, each in row["merits"].items() if each["verdict"].startswith("does not pay")]
+            said = [f"pays on {_listed(pays)}"] if pays else []
+            said += [f"does not pay on {_listed(not_there)}"] if not_there else []
             words[row["title"]] = said or ["these seeds cannot tell on any task"]
     return [
         f"\n## All tasks\n\nEnergy at equal quality, next to the dense frontier, on {tasks}.\n",
         f"The least over all tasks: **{best['title']}**, {_merit(best['whole'])} of what dense training takes that "
-        "comes as far (geometric mean, 95% interval; it was chosen among all, so it is a little flattered).\n",
+        "comes as far (geometric mean, 95% interval; it was chosen among all, so it is a little flattered). How much "
+        "of that is the method's, and how much channels_last's and bf16's, tells the column *next to free* below.\n",
         *(f"- {title}: {'; '.join(said)}." for title, said in words.items()),
         f"\n| way | all tasks | {' | '.join(parts)} |",
         "|" + "---|" * (len(parts) + 2),

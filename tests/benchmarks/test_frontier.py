@@ -101,6 +101,23 @@ def test_what_trains_as_another_way_is_timed_only(frontier: ModuleType, script: 
     assert compiled["value"] == 90.0 and compiled["joules_of_dense"] == pytest.approx(0.75)
 
 
+def test_over_all_tasks(script: Script) -> None:
+    """The geometric mean of independent figures: errors add up as squares do."""
+    one = {"ratio": 0.5, "low": 0.4, "high": 0.625, "bound": ""}
+    two = {"ratio": 2.0, "low": 1.6, "high": 2.5, "bound": "above"}
+    found = script("tasks.merit").over_tasks([one, two], 5)
+    assert found.ratio == pytest.approx(1) and found.bound == "above"
+    # 2.776 and 2.306: Student's t for 4 and for 8 degrees of freedom
+    reach = 2.306 * (math.log(1.25) / 2.776) / math.sqrt(2)
+    assert math.log(found.high) == pytest.approx(reach, rel=1e-3) and found.low == pytest.approx(1 / found.high)
+    rows = [
+        {"way": "a", "title": "A", "share": share, "merit": {"dense": {"joules": one | {"verdict": "pays"}}}}
+        for share in (0.5, 1.0)
+    ]
+    lines = "\n".join(script("frontier_page").overview({"x": rows, "y": rows[1:]}, {"x": 5, "y": 5}))
+    assert "The least over all tasks: **A**, 0.50" in lines and "A: pays on x and y." in lines and "50%" not in lines
+
+
 def points(costs, values, noise=0.0, seeds=4):
     generator = torch.Generator().manual_seed(0)
     return [
