@@ -107,7 +107,7 @@ def over_all(parts: Mapping[str, Sequence[dict[str, Any]]], seeds: Mapping[str, 
     found = []
     for (way, share), each in merits.items():
         if set(each) == set(parts):
-            whole = over_tasks(list(each.values()), min(seeds.values()))
+            whole = over_tasks(list(each.values()), [seeds[task] for task in each])
             found.append(
                 {"title": _title(titles[way], share), "share": share, "merits": each, "whole": whole.to_dict()}
             )

@@ -80,24 +80,24 @@ def merit(way: Point, frontier: Sequence[Point], *, higher_is_better: bool) -> M
     return Merit(math.exp(whole), math.exp(whole - reach), math.exp(whole + reach), bound)
 
 
-def over_tasks(merits: Sequence[Mapping[str, Any]], seeds: int) -> Merit:
+def over_tasks(merits: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> Merit:
     """Returns the geometric mean of a way's figures of merit on several tasks, as JSON types, with its interval.
 
     The tasks' errors are independent, since no two share data; Student's t is for the seeds of all of them.
 
     Args:
         merits: as ``Merit.to_dict`` gives them.
-        seeds: of each.
+        seeds: how many, of each.
     """
     count = len(merits)
     middle = mean(math.log(each["ratio"]) for each in merits)
     bounds = {each["bound"] for each in merits} - {""}
     bound = bounds.pop() if len(bounds) == 1 else ""  # what is more on one task and less on another, is neither
-    if seeds < 2 or any(each["high"] is None for each in merits):
+    if min(seeds) < 2 or any(each["high"] is None for each in merits):
         return Merit(math.exp(middle), 0.0, math.inf, bound)
-    one = float(student.ppf(0.975, seeds - 1))
-    errors = [math.log(each["high"] / each["ratio"]) / one for each in merits]
-    reach = float(student.ppf(0.975, count * (seeds - 1))) * math.hypot(*errors) / count
+    times = [float(student.ppf(0.975, each - 1)) for each in seeds]
+    errors = [math.log(each["high"] / each["ratio"]) / t for each, t in zip(merits, times, strict=True)]
+    reach = float(student.ppf(0.975, sum(seeds) - count)) * math.hypot(*errors) / count
     return Merit(math.exp(middle), math.exp(middle - reach), math.exp(middle + reach), bound)
 
 

@@ -110,9 +110,13 @@ class Sweep:
 
     @property
     def best(self) -> Row | None:
-        """The cheapest of the settings that were trained most often; None where no setting reached the target."""
+        """The cheapest of the settings that were trained most often; None where no setting reached the target.
+
+        By all that they were trained: of several that were confirmed, one whose confirmations were dear falls back.
+        """
         most = max((len(row.attempts) for row in self.reached), default=0)
-        return next((row for row in self.reached if len(row.attempts) == most), None)
+        found = [row for row in self.reached if len(row.attempts) == most]
+        return min(found, key=lambda row: cost_of(row.attempts, self.minimize), default=None)
 
     @property
     def worst(self) -> Row | None:

@@ -202,8 +202,8 @@ def _repeat_the_best(study: optuna.Study, plan: Plan) -> bool:
 
     Of many settings the best is in part the luckiest. So the one that looks best is repeated, until it was trained
     often enough; one whose luck does not last falls back behind the next. What is left has been chosen by the very
-    figures that speak for it. So it is trained as often again, from seeds that had no part in the choice, and these
-    alone are what it promises.
+    figures that speak for it. So it is trained as often again, from fresh seeds, and these alone are what it promises;
+    where they make it dearer than the next, that one is repeated and confirmed in its place.
     The last worker does it; one that finds others at work leaves it to them.
 
     Returns:
@@ -218,12 +218,14 @@ def _repeat_the_best(study: optuna.Study, plan: Plan) -> bool:
     if not racing:
         return False
     best = min(racing, key=lambda each: each.cost)
-    over = sum(len(each.repeats) for each in found) >= plan.finalists * plan.repeats
+    most = plan.finalists * plan.repeats
+    over = sum(len(each.repeats) for each in found) >= most
     if over:
-        best = min(racing, key=lambda each: (-len(each.repeats), each.cost))
+        often = [each for each in racing if len(each.repeats) >= plan.repeats]
+        best = min(often, key=lambda each: each.cost, default=best)
     attributes: dict[str, Any] = {REPEAT_OF: best.number, AGAIN: None}
     if over or len(best.repeats) >= plan.repeats:
-        if len(best.confirmations) >= plan.repeats:
+        if len(best.confirmations) >= plan.repeats or sum(len(each.confirmations) for each in found) >= most:
             return False
         attributes |= {CONFIRMS: True, SEED: plan.seed + 1 + plan.repeats + len(best.confirmations)}
     else:
@@ -240,7 +242,7 @@ class Candidate:
         number: of its first trial.
         attempt: of it.
         repeats: which decide between candidates.
-        confirmations: from seeds that decide nothing.
+        confirmations: from fresh seeds, once it was chosen.
         minimize: quantity.
     """
 
@@ -253,7 +255,7 @@ class Candidate:
     @property
     def cost(self) -> float:
         """By which candidates are told apart."""
-        return cost_of([self.attempt, *self.repeats], self.minimize)
+        return cost_of([self.attempt, *self.repeats, *self.confirmations], self.minimize)
 
     def refuted(self, times: int) -> bool:
         """Whether none of so many confirmations reached the target."""

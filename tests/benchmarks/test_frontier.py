@@ -105,7 +105,7 @@ def test_over_all_tasks(script: Script) -> None:
     """The geometric mean of independent figures: errors add up as squares do."""
     one = {"ratio": 0.5, "low": 0.4, "high": 0.625, "bound": ""}
     two = {"ratio": 2.0, "low": 1.6, "high": 2.5, "bound": "above"}
-    found = script("tasks.merit").over_tasks([one, two], 5)
+    found = script("tasks.merit").over_tasks([one, two], [5, 5])
     assert found.ratio == pytest.approx(1) and found.bound == "above"
     # 2.776 and 2.306: Student's t for 4 and for 8 degrees of freedom
     reach = 2.306 * (math.log(1.25) / 2.776) / math.sqrt(2)

@@ -218,6 +218,42 @@ def test_the_best_is_repeated_until_its_luck_has_lasted(functions):
     assert asked == [(0, 1), (1, 1), (1, 2), (1, 3), (1, 4)], "the last two confirm it"
 
 
+def test_one_whose_confirmations_are_dear_falls_back_behind_the_next():
+    from optuna.trial import TrialState, create_trial
+
+    from ecograph.sweeps import search
+    from ecograph.sweeps.study import ATTEMPT, CONFIRMS, REPEAT_OF
+
+    study = optuna.create_study()
+    plan = search.Plan(Target.parse("val_accuracy >= 0.9"), "energy", Budget(2), finalists=4, repeats=2)
+    kind = optuna.distributions.FloatDistribution(0, 10)
+
+    def told(lr, cost, **more):
+        became = Attempt("reached", 0, cost={"energy": cost}, spent={"energy": cost})
+        study.add_trial(
+            create_trial(
+                params={"lr": lr}, distributions={"lr": kind}, value=cost, state=TrialState.COMPLETE,
+                user_attrs={ATTEMPT: became.to_dict(), **more},
+            )
+        )  # fmt: skip
+
+    told(1.0, 1.0)
+    told(2.0, 2.0)
+    asked = []
+    while search._repeat_the_best(study, plan):
+        waiting = study.ask()
+        more = {key: waiting.user_attrs[key] for key in (REPEAT_OF, CONFIRMS) if key in waiting.user_attrs}
+        waiting.suggest_float("lr", 0, 10)
+        study.tell(waiting, state=TrialState.FAIL)
+        asked.append((more[REPEAT_OF], CONFIRMS in more))
+        told(0.0, 9.0 if asked[-1] == (0, True) else more[REPEAT_OF] + 1.0, **more)
+    # after one dear confirmation the second setting is ahead: it is repeated, and confirmed
+    assert asked == [(0, False)] * 2 + [(0, True)] + [(1, False)] * 2 + [(1, True)] * 2
+    dear = row(0, 1.0, repeats=[(1.0, "reached")] * 2, confirmations=[(9.0, "reached")] * 2)
+    steady = row(1, 2.0, repeats=[(2.0, "reached")] * 2, confirmations=[(2.0, "reached")] * 2)
+    assert sweep_of(dear, steady).best is steady
+
+
 def test_workers_that_look_at_once_do_nothing_twice(functions):
     """Each of them begins a trial where only one is left, takes up the same lost one, and repeats the same setting."""
     from optuna.trial import TrialState, create_trial
