@@ -23,7 +23,7 @@ from rich.progress import track
 from timing import machine
 
 from ecograph.sweeps import run
-from ecograph.sweeps.attempt import REACHED, attempt
+from ecograph.sweeps.attempt import REACHED, attempt, cost_of
 from ecograph.tools.console import finite
 from ecograph.tools.sweep import example_text
 from ecograph.tools.sweeps import JobProblem, read_sweep
@@ -65,11 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for number in track(range(args.reruns), "rerunning the best")
     ]
     costs = [each.cost["energy"] or 0.0 for each in reruns if each.outcome == REACHED]
-    ratio = mean(costs) / best.cost if costs else None
+    needed = cost_of(reruns, "energy")  # with what failed, as a promise has it
+    ratio = needed / best.cost if costs else None
     reached = f"{len(costs)} of {len(reruns)} new seeds reached the target"
     console.print(f"spread between the dearest and the best setting: {found.spread:.2f}; {reached}")
     if ratio is not None:
-        console.print(f"they took {mean(costs):.1f} J on average, {ratio:.2f} of the {best.cost:.1f} J promised")
+        console.print(f"they took {needed:.1f} J for each success, {ratio:.2f} of the {best.cost:.1f} J promised")
     if args.json is not None:
         result = {
             "machine": machine(), "date": date.today().isoformat(), "sweep": finite(found.to_dict()),

@@ -218,14 +218,12 @@ def _repeat_the_best(study: optuna.Study, plan: Plan) -> bool:
     if not racing:
         return False
     best = min(racing, key=lambda each: each.cost)
-    most = plan.finalists * plan.repeats
-    over = sum(len(each.repeats) for each in found) >= most
-    if over:
-        often = [each for each in racing if len(each.repeats) >= plan.repeats]
-        best = min(often, key=lambda each: each.cost, default=best)
+    repeated = sum(len(each.repeats) for each in found)
+    if repeated >= plan.finalists * plan.repeats and not best.repeats:
+        return False  # so many looked better than they were
     attributes: dict[str, Any] = {REPEAT_OF: best.number, AGAIN: None}
-    if over or len(best.repeats) >= plan.repeats:
-        if len(best.confirmations) >= plan.repeats or sum(len(each.confirmations) for each in found) >= most:
+    if len(best.repeats) >= plan.repeats:
+        if len(best.confirmations) >= plan.repeats:
             return False
         attributes |= {CONFIRMS: True, SEED: plan.seed + 1 + plan.repeats + len(best.confirmations)}
     else:
