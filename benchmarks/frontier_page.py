@@ -239,7 +239,8 @@ def sweep_part(path: Path, data: dict[str, Any], plots: Path) -> list[str]:
         f"- {sweep['reached']} of {len(sweep['trials'])} settings reached {sweep['target']}; the dearest of them took "
         f"**{sweep['spread']:.1f} times** the energy of the best (the paper: up to 5).",
         f"- The best ({setting}) promised {rerun['promised']:.1f} J. From {len(rerun['runs'])} new seeds, "
-        f"{rerun['reached']} reached it, in {mean(new):.1f}{spread} J: **{rerun['ratio']:.2f} of the promise** with what failed.",
+        f"{rerun['reached']} reached it, in {mean(new):.1f}{spread} J: **{rerun['ratio']:.2f} of the promise** "
+        "with what failed.",
         f"- In epochs, which no drift of the machine can change: {_epochs(rerun['runs']):.1f} on average, and "
         f"{_epochs(promise):.1f} in the {len(promise)} trainings "
         "that the promise is the mean of.",
