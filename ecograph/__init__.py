@@ -20,11 +20,11 @@ from ecograph.schedule import Scheduler
 
 if TYPE_CHECKING:
     from ecograph import passes
-    from ecograph.advice import advise
+    from ecograph.advice.advise import advise
     from ecograph.cost.meter import measure
     from ecograph.export.ort_training import export_onnx_training
     from ecograph.loop import TrainingLoop
-    from ecograph.sweeps import sweep
+    from ecograph.sweeps.sweep import sweep
 
 __version__ = version("ecograph")
 
