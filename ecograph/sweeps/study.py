@@ -13,6 +13,7 @@ from typing import Any
 
 try:
     import optuna
+    from filelock import FileLock
 except ImportError as error:  # pragma: no cover - the extra is there where this is tested
     raise ImportError("a sweep needs optuna: pip install 'ecograph[sweep]'") from error
 from optuna.trial import FrozenTrial, TrialState
@@ -61,14 +62,21 @@ def open_storage(storage: Any) -> Any:
             Path(url).parent.mkdir(parents=True, exist_ok=True)
             url = f"sqlite:///{Path(url).as_posix()}"
         if not url.startswith(("redis", "grpc")):
-            options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
-            return optuna.storages.RDBStorage(
-                url, engine_kwargs=options, heartbeat_interval=HEARTBEAT, grace_period=SILENCE
-            )
+            return _open_database(url)
         return optuna.storages.get_storage(url)
     except Exception as error:  # every database has its own
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"storage {str(storage)!r} cannot be opened ({why}): {fix}") from error
+
+
+def _open_database(url: str) -> Any:
+    """Returns the storage in a database; of workers that start together on a file, one after the other makes tables."""
+    if not url.startswith("sqlite:///") or ":memory:" in url:
+        return optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=SILENCE)
+    with FileLock(url.removeprefix("sqlite:///").partition("?")[0] + ".lock", timeout=60):
+        return optuna.storages.RDBStorage(
+            url, engine_kwargs={"connect_args": {"timeout": 60}}, heartbeat_interval=HEARTBEAT, grace_period=SILENCE
+        )
 
 
 def open_study(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +19,8 @@ from optuna.trial import TrialState
 from ecograph.sweeps.study import quiet_optuna
 
 WORKER = """
-import sys, time
+import os, sys, time
+from pathlib import Path
 sys.path.insert(0, {folder!r})
 from small_sweeps import SPACE, make_loaders, make_model
 import ecograph
@@ -36,6 +39,10 @@ def loaders(batch_size=32):
     train, val = make_loaders(batch_size)
     return Slow(train), val
 
+ecograph.sweep  # importing it takes longer than some trials
+Path(f"ready-{{os.getpid()}}").touch()
+while not Path({go!r}).exists():
+    time.sleep(0.02)
 ecograph.sweep(
     make_model, loaders, target="val_accuracy >= 0.75", space=SPACE, budget={budget}, probes=False,
     prune=False, finalists=1, repeats=1, storage="sqlite:///sweep.db", resume=True, progress=False,
@@ -45,8 +52,8 @@ ecograph.sweep(
 SUPPORT = Path(__file__).parents[2] / "support"
 
 
-def start(folder: Path, *, pause: float, budget: int) -> subprocess.Popen[bytes]:
-    code = WORKER.format(folder=str(SUPPORT), pause=pause, budget=budget)
+def start(folder: Path, go: str, *, pause: float, budget: int) -> subprocess.Popen[bytes]:
+    code = WORKER.format(folder=str(SUPPORT), go=go, pause=pause, budget=budget)
     return subprocess.Popen([sys.executable, "-c", code], cwd=folder)
 
 
@@ -60,28 +67,50 @@ def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
     return study(folder / "sweep.db").get_trials()
 
 
+def begun(folder: Path) -> bool:
+    """Whether there is a trial: asked without optuna, which would make the tables beside the workers."""
+    with closing(sqlite3.connect(f"file:{folder / 'sweep.db'}?mode=ro", uri=True)) as database:
+        return database.execute("SELECT count(*) FROM trials").fetchone()[0] > 0
+
+
 def wait_for(condition, seconds=60.0):
-    end = time.monotonic() + seconds
+    last, end = "", time.monotonic() + seconds
     while time.monotonic() < end:
         try:
             if condition():
                 return
         except Exception as error:  # the study is not there yet
-            last = error
+            last = str(error)  # with the error its traceback would stay, and in that a session that locks the file
         time.sleep(0.1)
-    raise AssertionError(f"it did not happen in {seconds} s: {locals().get('last')}")
+    raise AssertionError(f"it did not happen in {seconds} s: {last}")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX's")
 def test_a_kill_loses_at_most_the_running_trial_and_workers_share_the_rest(tmp_path):
-    workers = [start(tmp_path, pause=0.03, budget=6) for _ in range(2)]
+    workers = [start(tmp_path, go, pause=0.05, budget=6) for go in ("go", "go too")]
+    wait_for(lambda: len(list(tmp_path.glob("ready-*"))) == 2)
+    (tmp_path / "go").touch()
+    wait_for(lambda: begun(tmp_path))
+    (tmp_path / "go too").touch()
     done = lambda: [t for t in trials(tmp_path) if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]  # noqa: E731
     running = lambda: [t for t in trials(tmp_path) if t.state == TrialState.RUNNING and t.params]  # noqa: E731
-    wait_for(lambda: done() and len(running()) == 2)
+    lost, before = [], []
+
+    def stopped_in_a_trial():
+        """Stops the first worker; has it go on where it was between two trials, or at the storage."""
+        workers[0].send_signal(signal.SIGSTOP)
+        try:
+            lost[:] = [t for t in running() if t.user_attrs["worker"]["pid"] == workers[0].pid]
+            before[:] = done()
+        finally:
+            if not lost:
+                workers[0].send_signal(signal.SIGCONT)
+        return lost
+
+    wait_for(lambda: done() and len(running()) == 2 and stopped_in_a_trial())
     workers[0].send_signal(signal.SIGKILL)
     workers[0].wait()
-    before = done()
-    (lost,) = (t for t in running() if t.user_attrs["worker"]["pid"] == workers[0].pid)
+    (lost,) = lost
 
     assert workers[1].wait(120) == 0
     after = trials(tmp_path)

@@ -301,7 +301,7 @@ def test_a_width_that_changed_since_is_an_error_that_names_the_layer(mode: str) 
         model, x = build("Wide ResNet")
         sliced(model, x)
         model[1].norm2.running_mean = torch.zeros(24)
-        message = "a running statistic of 1.norm2 has 24 elements, and had 32"
+        message = "a statistic or weight of 1.norm2 has 24 elements, and had 32"
     with pytest.raises(ValueError, match=f"{message}.*restore it, then optimize it again"):
         model(x)
 
