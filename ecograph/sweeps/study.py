@@ -7,7 +7,7 @@ import os
 import socket
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +71,12 @@ def open_storage(storage: Any) -> Any:
 
 def _open_database(url: str) -> Any:
     """Returns the storage in a database; of workers that start together on a file, one after the other makes tables."""
-    if not url.startswith("sqlite:///") or ":memory:" in url:
-        return optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=SILENCE)
-    with FileLock(url.removeprefix("sqlite:///").partition("?")[0] + ".lock", timeout=60):
+    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    file = Path(url.removeprefix("sqlite:///").partition("?")[0])
+    alone = url.startswith("sqlite:///") and ":memory:" not in url and file.parent.is_dir()  # the lock would make it
+    with FileLock(f"{file}.lock", timeout=60) if alone else nullcontext():
         return optuna.storages.RDBStorage(
-            url, engine_kwargs={"connect_args": {"timeout": 60}}, heartbeat_interval=HEARTBEAT, grace_period=SILENCE
+            url, engine_kwargs=options, heartbeat_interval=HEARTBEAT, grace_period=SILENCE
         )
 
 
