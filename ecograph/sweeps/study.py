@@ -14,6 +14,7 @@ from typing import Any
 try:
     import optuna
     from filelock import FileLock
+    from sqlalchemy import event
 except ImportError as error:  # pragma: no cover - the extra is there where this is tested
     raise ImportError("a sweep needs optuna: pip install 'ecograph[sweep]'") from error
 from optuna.trial import FrozenTrial, TrialState
@@ -25,6 +26,8 @@ DEFINITION, PROBES, ATTEMPT, WORKER, AGAIN, SEED, REPEAT_OF, CONFIRMS, SURPLUS =
 
 #: Seconds between two signs of life of a worker, and after how many without one its trial counts as lost.
 HEARTBEAT, SILENCE = 30, 120
+#: How many seconds a worker waits for others that write to the same file.
+BUSY = 60
 
 
 @contextmanager
@@ -71,13 +74,40 @@ def open_storage(storage: Any) -> Any:
 
 def _open_database(url: str) -> Any:
     """Returns the storage in a database; of workers that start together on a file, one after the other makes tables."""
-    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
-    file = Path(url.removeprefix("sqlite:///").partition("?")[0])
-    alone = url.startswith("sqlite:///") and ":memory:" not in url and file.parent.is_dir()  # the lock would make it
-    with FileLock(f"{file}.lock", timeout=60) if alone else nullcontext():
+
+    def opened(**options: Any) -> Any:
         return optuna.storages.RDBStorage(
             url, engine_kwargs=options, heartbeat_interval=HEARTBEAT, grace_period=SILENCE
         )
+
+    if not url.startswith("sqlite"):
+        return opened()
+    file = Path(url.removeprefix("sqlite:///").partition("?")[0])
+    if ":memory:" in url or not file.parent.is_dir():  # no other worker sees it; the lock would make the folder
+        return opened()
+    with FileLock(f"{file}.lock", timeout=BUSY):
+        storage = opened(connect_args={"timeout": BUSY})
+        _one_at_a_time(storage.engine)
+    return storage
+
+
+def _one_at_a_time(engine: Any) -> None:
+    """Has each transaction on a file of SQLite hold it from its beginning.
+
+    Optuna looks whether a trial waits and then takes it, under a lock of its row. SQLite has none, so two workers would
+    take the same trial; or each would wait for the other to stop reading before it writes.
+    Source: https://docs.sqlalchemy.org/en/20/dialects/sqlite.html, "Enabling Non-Legacy SQLite Transactional Modes".
+    """
+
+    def leave_transactions_to_us(connection: Any, record: Any) -> None:
+        connection.isolation_level = None
+
+    def hold(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    event.listen(engine, "connect", leave_transactions_to_us)
+    event.listen(engine, "begin", hold)
+    engine.dispose()  # of the connections that were made before
 
 
 def open_study(

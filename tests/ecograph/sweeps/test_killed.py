@@ -41,7 +41,7 @@ def loaders(batch_size=32):
 
 ecograph.sweep  # importing it takes longer than some trials
 Path(f"ready-{{os.getpid()}}").touch()
-while not Path({go!r}).exists():
+while not Path("go").exists():
     time.sleep(0.02)
 ecograph.sweep(
     make_model, loaders, target="val_accuracy >= 0.75", space=SPACE, budget={budget}, probes=False,
@@ -52,8 +52,8 @@ ecograph.sweep(
 SUPPORT = Path(__file__).parents[2] / "support"
 
 
-def start(folder: Path, go: str, *, pause: float, budget: int) -> subprocess.Popen[bytes]:
-    code = WORKER.format(folder=str(SUPPORT), go=go, pause=pause, budget=budget)
+def start(folder: Path, *, pause: float, budget: int) -> subprocess.Popen[bytes]:
+    code = WORKER.format(folder=str(SUPPORT), pause=pause, budget=budget)
     return subprocess.Popen([sys.executable, "-c", code], cwd=folder)
 
 
@@ -87,11 +87,10 @@ def wait_for(condition, seconds=60.0):
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX's")
 def test_a_kill_loses_at_most_the_running_trial_and_workers_share_the_rest(tmp_path):
-    workers = [start(tmp_path, go, pause=0.05, budget=6) for go in ("go", "go too")]
+    workers = [start(tmp_path, pause=0.05, budget=6) for _ in range(2)]
     wait_for(lambda: len(list(tmp_path.glob("ready-*"))) == 2)
-    (tmp_path / "go").touch()
+    (tmp_path / "go").touch()  # both at once, on a file that is not there yet
     wait_for(lambda: begun(tmp_path))
-    (tmp_path / "go too").touch()
     done = lambda: [t for t in trials(tmp_path) if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]  # noqa: E731
     running = lambda: [t for t in trials(tmp_path) if t.state == TrialState.RUNNING and t.params]  # noqa: E731
     lost, before = [], []
@@ -119,7 +118,8 @@ def test_a_kill_loses_at_most_the_running_trial_and_workers_share_the_rest(tmp_p
         assert kept[trial.number].user_attrs["attempt"] == trial.user_attrs["attempt"]
     assert kept[lost.number].state == TrialState.FAIL
     (again,) = (t for t in after if t.user_attrs.get("again") == lost.number)
-    assert again.params == lost.params and "attempt" in again.user_attrs
+    # It may have been stopped while it was given its setting: what it had been given is kept.
+    assert lost.params.items() <= again.params.items() and "attempt" in again.user_attrs
     searched = [t for t in after if "attempt" in t.user_attrs and "repeat of" not in t.user_attrs]
     assert len(searched) == 6
     assert not [t for t in after if t.state in (TrialState.RUNNING, TrialState.WAITING)]
