@@ -1,4 +1,4 @@
-"""What is in a training graph: inputs, layers whose backward is sparse, operators."""
+"""What is in a training graph: inputs, channel groups that are sliced, layers whose backward is sparse, operators."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
     from ecograph.export.manifest import Manifest
+    from ecograph.export.slices import ExportedSlice
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class TrainingGraph:
         inputs: of the user's, as text: ``"x: any x 3 x 32 x 32"``.
         manifest: what ecograph wrote into the graph; None for graphs of others.
         layers: those that are sparse.
+        slices: channel groups of which the graph has slices.
         operators: name of each operator -> how often, branches included.
         parameters: how many numbers are trained.
     """
@@ -55,6 +57,7 @@ class TrainingGraph:
     inputs: list[str]
     manifest: Manifest | None
     layers: list[SparseLayer]
+    slices: list[ExportedSlice]
     operators: dict[str, int]
     parameters: int
 
@@ -66,12 +69,13 @@ class TrainingGraph:
             "inputs": self.inputs,
             "parameters": self.parameters,
             "sparse_layers": [asdict(layer) for layer in self.layers],
+            "slices": [asdict(each) for each in self.slices],
             "operators": self.operators,
             "export": about,
         }
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yields a few lines and two tables."""
+        """Yields a few lines and the tables."""
         from rich.table import Table
 
         yield f"{self.path}: {self.parameters:,} parameters are trained"
@@ -84,6 +88,14 @@ class TrainingGraph:
             settings = f"lr={options_['lr']:g}{', ' if settings else ''}{settings}"
             yield f"{self.manifest.model}, loss {self.manifest.loss}, optimizer {options_['name']} ({settings})"
             yield f"passes: {'; '.join(map(_pass_text, self.manifest.passes)) or 'none'}"
+        if self.slices:
+            table = Table(title="Channel groups of which a step sees a slice", title_justify="left")
+            table.add_column("group")
+            for column in ("units", "of the slice", "elements of a unit"):
+                table.add_column(column, justify="right")
+            for each in self.slices:
+                table.add_row(each.name, str(each.units), str(each.width), str(each.inner))
+            yield table
         if self.layers:
             table = Table(title="Layers with a sparse backward", title_justify="left")
             for column in ("layer", "kind", "channels", "kept at peak", "sparse gradients", "node"):
@@ -111,6 +123,7 @@ def read_training_graph(path: Path) -> TrainingGraph:
     from ecograph import registry
     from ecograph.export.artifacts import shape_of
     from ecograph.export.manifest import METADATA, Manifest
+    from ecograph.export.slices import STARTS
 
     try:
         model = onnx.load(path, load_external_data=False)
@@ -124,6 +137,8 @@ def read_training_graph(path: Path) -> TrainingGraph:
         passes = [] if manifest is None else [registry.from_dict(options) for options in manifest.passes]
     buffers = {value.name for value in model.graph.input if value.name.endswith(".accumulation.buffer")}
     trained = {name.removesuffix("_grad.accumulation.buffer") for name in buffers}
+    # The graph of the full network has the same manifest.
+    sliced = manifest is not None and any(value.name == STARTS for value in model.graph.input)
     given, parameters = [], 0
     held = set() if manifest is None else {*manifest.frozen, *manifest.statistics, *manifest.velocities}
     for value in model.graph.input:
@@ -136,7 +151,8 @@ def read_training_graph(path: Path) -> TrainingGraph:
     layers = []
     for index in [] if manifest is None else manifest.sparse:
         assert manifest is not None
-        site, pass_ = manifest.sites[index], passes[manifest.sites[index].pass_index]
+        site = (manifest.full_sites if manifest.slices and not sliced else manifest.sites)[index]
+        pass_ = passes[site.pass_index]
         sparse = [name for name, yes in zip(("input", "weight"), site.grads, strict=True) if yes]
         layers.append(
             SparseLayer(
@@ -149,7 +165,8 @@ def read_training_graph(path: Path) -> TrainingGraph:
             )  # fmt: skip
         )
     operators = Counter(node.op_type for node in _all_nodes(model.graph))
-    return TrainingGraph(path, given, manifest, layers, dict(operators), parameters)
+    slices = manifest.slices if manifest is not None and sliced else []
+    return TrainingGraph(path, given, manifest, layers, slices, dict(operators), parameters)
 
 
 def _node_of(model: onnx.ModelProto, index: int) -> str:

@@ -7,22 +7,19 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ecograph.export.forward import Forward
-from ecograph.export.manifest import FILE, METADATA, Manifest
+from ecograph.export.manifest import EVAL, FILE, METADATA, OPTIMIZER, TRAINING, Manifest
 from ecograph.export.optimizers import OptimizerSpec, as_torch, make_block
 from ecograph.export.requirements import IR_VERSION, quiet_runtime, short
 from ecograph.export.trial import TrialError, take_steps
 
 if TYPE_CHECKING:
     import onnx
-
-TRAINING, EVAL, OPTIMIZER = "training_model.onnx", "eval_model.onnx", "optimizer_model.onnx"
-CHECKPOINT = "checkpoint"
 
 
 @contextmanager
@@ -124,19 +121,21 @@ def save(model: onnx.ModelProto, path: Path) -> None:
     onnx.save(model, path)
 
 
-def describe(training: onnx.ModelProto, manifest: Manifest, folder: Path) -> None:
-    """Writes the manifest, into the folder and into the training graph."""
+def describe(graphs: Sequence[onnx.ModelProto], manifest: Manifest, folder: Path) -> None:
+    """Writes the manifest, into the folder and into the training graphs."""
     text = manifest.to_json()
     (folder / FILE).write_text(text, encoding="utf-8")
-    entry = training.metadata_props.add()
-    entry.key, entry.value = METADATA, text
+    for training in graphs:
+        entry = training.metadata_props.add()
+        entry.key, entry.value = METADATA, text
 
 
-def check(folder: Path, modules: dict[str, str]) -> None:
-    """Checks the graphs as ONNX, and takes one training step and one eval step in a process of their own.
+def check(folder: Path, manifest: Manifest, modules: dict[str, str]) -> None:
+    """Checks the graphs as ONNX, and takes a step with each training graph and one eval step, in another process.
 
     Args:
         folder: with all files.
+        manifest: what is in them.
         modules: for the nodes of the forward, the paths of their modules.
 
     Raises:
@@ -144,13 +143,13 @@ def check(folder: Path, modules: dict[str, str]) -> None:
     """
     import onnx
 
-    for name in (TRAINING, EVAL, OPTIMIZER):
+    for name in (*manifest.graphs(), EVAL, OPTIMIZER):
         try:
             onnx.checker.check_model(_as_standard(onnx.load(folder / name)))
         except onnx.checker.ValidationError as error:
             raise ValueError(f"{name} is not valid: {' '.join(str(error).split())[:400]}") from error
     try:
-        take_steps(folder)
+        take_steps(folder, manifest)
     except TrialError as error:
         raise ValueError(f"the first training step fails{_place(str(error), modules)}: {error}") from error
 

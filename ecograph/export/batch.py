@@ -60,7 +60,7 @@ def make_batch(model: nn.Module, example_inputs: Any, loss: Loss, example_target
     return Batch(tuple(args), dict(kwargs), targets, names)
 
 
-def dynamic_shapes(batch: Batch, statistics: dict[str, Tensor]) -> tuple[Any, ...]:
+def dynamic_shapes(batch: Batch, starts: list[Tensor], statistics: dict[str, Tensor]) -> tuple[Any, ...]:
     """Returns ``torch.export``'s ``dynamic_shapes``: the first dimension may vary where it is the batch size."""
     size = batch.tensors[0].shape[0] if batch.tensors[0].dim() else None
 
@@ -68,7 +68,8 @@ def dynamic_shapes(batch: Batch, statistics: dict[str, Tensor]) -> tuple[Any, ..
         varies = isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == size
         return {0: torch.export.Dim.AUTO} if varies else None
 
-    return (*pytree.tree_map(shape, (batch.args, batch.kwargs, batch.targets)), dict.fromkeys(statistics))
+    varying = pytree.tree_map(shape, (batch.args, batch.kwargs, batch.targets))
+    return (*varying, [None] * len(starts), dict.fromkeys(statistics))
 
 
 def _at_least_two(tensor: Tensor) -> Tensor:

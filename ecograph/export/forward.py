@@ -19,6 +19,7 @@ from ecograph.export.differentiable import make_differentiable
 from ecograph.export.losses import Loss
 from ecograph.export.requirements import IR_VERSION, OPSET
 from ecograph.export.sites import PREFIX, ExportedSite, marked
+from ecograph.export.slices import STARTS, ExportedSlice, Slices
 from ecograph.export.step_module import MODEL, StepForward, statistics
 from ecograph.export.translations import translations
 
@@ -42,6 +43,7 @@ class Forward:
         statistics: names of the running statistics.
         velocities: names of what SGD with momentum keeps, one for each of ``parameters``; else none.
         sites: products whose backward is to be sparse; the nodes are called ``ecograph.site.<index>``.
+        slices: channel groups that are sliced; where, the input ``ecograph.starts`` says.
         modules: for every node, the path of the module it came from.
     """
 
@@ -51,23 +53,34 @@ class Forward:
     statistics: list[str]
     velocities: list[str]
     sites: list[ExportedSite]
+    slices: list[ExportedSlice]
     modules: dict[str, str]
 
 
-def export_forward(model: nn.Module, batch: Batch, loss: Loss, *, training: bool) -> Forward:
+def export_forward(model: nn.Module, batch: Batch, loss: Loss, *, training: bool, whole: bool = False) -> Forward:
     """Exports the forward in training or eval mode; the model is as before afterwards.
+
+    Args:
+        model: to export.
+        batch: what it is called with.
+        loss: of the training.
+        training: which mode.
+        whole: the whole network, where groups are sliced in training.
 
     Raises:
         ValueError: where the model cannot be exported; names the operator and the module.
     """
-    with _mode(model, training):
+    found = Slices(model)
+    with _mode(model, training), found.cut(whole) as slices:
         held = statistics(model)
-        step = StepForward(model, loss, with_output=not training)
+        step = StepForward(model, loss, found, with_output=not training)
         step.training = training
-        inputs = (batch.args, batch.kwargs, batch.targets, held)
+        starts = [torch.zeros(len(slices), dtype=torch.int64)] if slices else []
+        inputs = (batch.args, batch.kwargs, batch.targets, starts, held)
+        shapes = dynamic_shapes(batch, starts, held)
         with marked(model) as sites, _quiet():
             try:
-                traced = torch.export.export(step, inputs, dynamic_shapes=dynamic_shapes(batch, held), strict=False)
+                traced = torch.export.export(step, inputs, dynamic_shapes=shapes, strict=False)
                 program: Any = torch.onnx.export(
                     traced, dynamo=True, opset_version=OPSET, optimize=False, verbose=False,
                     custom_translation_table=translations(training),
@@ -81,7 +94,7 @@ def export_forward(model: nn.Module, batch: Batch, loss: Loss, *, training: bool
         changing = [name for name, _ in model.named_buffers() if name.endswith(("running_mean", "running_var"))]
         proto = _cleaned(program, [f"{MODEL}.{name}" for name in (*aliases, *changing)])
         modules = _modules(proto)
-        _rename_tensors(proto, batch, list(held), training)
+        _rename_tensors(proto, [*batch.names, *([STARTS] if slices else [])], list(held), training)
         _name_sites(proto, sites, modules)
         _drop_zero_biases(proto)
         make_differentiable(proto)
@@ -96,6 +109,7 @@ def export_forward(model: nn.Module, batch: Batch, loss: Loss, *, training: bool
             statistics=list(held),
             velocities=[],
             sites=list(sites),
+            slices=slices,
             modules=modules,
         )
 
@@ -116,15 +130,17 @@ def _mode(model: nn.Module, training: bool) -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps back what the exporter says about itself; what goes wrong is raised."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
     try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _check_buffers(decomposed: torch.export.ExportedProgram, model: nn.Module) -> None:
@@ -204,14 +220,13 @@ def rename(proto: onnx.ModelProto, names: dict[str, str]) -> None:
             value.name = names.get(value.name, value.name)
 
 
-def _rename_tensors(proto: onnx.ModelProto, batch: Batch, held: list[str], training: bool) -> None:
+def _rename_tensors(proto: onnx.ModelProto, given: list[str], held: list[str], training: bool) -> None:
     """Names inputs and outputs, and makes statistics initializers, so that they are kept like parameters."""
     from onnx import helper
 
     graph = proto.graph
-    given = len(batch.names)
     inputs = [value.name for value in graph.input]
-    assert len(inputs) == given + len(held), (inputs, batch.names, held)
+    assert len(inputs) == len(given) + len(held), (inputs, given, held)
     outputs = [value.name for value in graph.output]
     news = outputs[-len(held) :] if held else []
     shown = [LOSS] if training else [LOSS, OUTPUT]
@@ -222,13 +237,13 @@ def _rename_tensors(proto: onnx.ModelProto, batch: Batch, held: list[str], train
     for value, new in zip(graph.output, final, strict=True):
         value.name = f"ecograph.out.{new}"
     names = {f"ecograph.out.{new}": new for new in final}
-    names |= dict(zip(inputs, [*batch.names, *held], strict=True))
+    names |= dict(zip(inputs, [*given, *held], strict=True))
     names |= {i.name: i.name.removeprefix(f"{MODEL}.") for i in graph.initializer if i.name.startswith(f"{MODEL}.")}
     taken = {*names.values()}
     clash = {n for node in graph.node for n in node.output if n in taken and n not in names}
     names |= {name: f"{name}.of_graph" for name in clash}
     rename(proto, names)
-    del graph.input[given:]
+    del graph.input[len(given) :]
     assert len(news) == len(held)
 
 

@@ -9,10 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from ecograph.export.sites import ExportedSite
+from ecograph.export.slices import ExportedSlice
 
 #: Of the file; and the key of the same text in the metadata of the training graph.
 FILE, METADATA = "ecograph.json", "ecograph"
-FORMAT = 2
+FORMAT = 3
+#: The other files.
+TRAINING, EVAL, OPTIMIZER = "training_model.onnx", "eval_model.onnx", "optimizer_model.onnx"
+CHECKPOINT = "checkpoint"
+#: The training graph of the full network, where the other has slices of it.
+FULL = "full_training_model.onnx"
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,8 @@ class Manifest:
         passes: of the optimized model, in JSON form.
         sites: products with a sparse backward.
         sparse: indices of the sites whose gradient is in the graph.
+        slices: channel groups that the training graph has slices of.
+        full_sites: where there are any, ``sites`` of the graph of the full network.
     """
 
     model: str
@@ -69,6 +77,12 @@ class Manifest:
     passes: list[dict[str, Any]]
     sites: list[ExportedSite]
     sparse: list[int]
+    slices: list[ExportedSlice]
+    full_sites: list[ExportedSite]
+
+    def graphs(self) -> dict[str, list[ExportedSite]]:
+        """Returns the files of the training graphs, each with its sites; the second is that of the full network."""
+        return {TRAINING: self.sites} | ({FULL: self.full_sites} if self.slices else {})
 
     def to_json(self) -> str:
         """Returns it as a JSON object."""
@@ -87,7 +101,9 @@ class Manifest:
             raise ValueError(f"format {found!r} of {FILE} is not {FORMAT}: export the model again with this ecograph")
         data.pop("ecograph", None)
         data["inputs"] = [Input(i["name"], i["dtype"], tuple(i["shape"])) for i in data["inputs"]]
-        data["sites"] = [ExportedSite(**{**s, "grads": tuple(s["grads"])}) for s in data["sites"]]
+        for sites in ("sites", "full_sites"):
+            data[sites] = [ExportedSite(**{**s, "grads": tuple(s["grads"])}) for s in data[sites]]
+        data["slices"] = [ExportedSlice(**each) for each in data["slices"]]
         return cls(**data)
 
     @classmethod

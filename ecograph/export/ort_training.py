@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
-from ecograph.export.artifacts import (
-    EVAL,
-    TRAINING,
-    check,
-    describe,
-    differentiate,
-    eval_graph,
-    new_folder,
-    save,
-    shape_of,
-)
+from ecograph.export.artifacts import check, describe, differentiate, eval_graph, new_folder, save, shape_of
 from ecograph.export.batch import Batch, make_batch
 from ecograph.export.forward import OUTPUT, Forward, add_statistics, export_forward
 from ecograph.export.gradients import (
@@ -30,13 +20,16 @@ from ecograph.export.gradients import (
     replace_relu_grad,
 )
 from ecograph.export.losses import Loss, find_loss
-from ecograph.export.manifest import Input, Manifest
+from ecograph.export.manifest import EVAL, FULL, TRAINING, Input, Manifest
 from ecograph.export.optimizers import OptimizerSpec, find_optimizer
 from ecograph.export.requirements import check_installed
 from ecograph.export.sites import check_exportable, settle
 from ecograph.export.step_module import counted
 from ecograph.guards import check_model
 from ecograph.record import records
+
+if TYPE_CHECKING:
+    import onnx
 
 
 def export_onnx_training(
@@ -51,7 +44,9 @@ def export_onnx_training(
     """Writes a model as files that ONNX Runtime trains, with the sparse backward inside the training graph.
 
     An optimized model is exported with the sparse backward of every layer that ``optimize`` gave one. How many channels
-    they keep is an input of the graph; :class:`~ecograph.export.OrtTrainer` sets it by the model's schedule.
+    they keep is an input of the graph; :class:`~ecograph.export.OrtTrainer` sets it by the model's schedule. Where
+    channel groups are sliced, the starts of the slices are an input too, and their width is that of the peak rate; a
+    second graph takes the steps of the full network.
 
     Args:
         model: float32, optimized or not. It is left as it is. Modules in eval mode within a model in training mode stay
@@ -68,7 +63,7 @@ def export_onnx_training(
 
     Returns:
         The folder: ``training_model.onnx``, ``eval_model.onnx``, ``optimizer_model.onnx``, ``checkpoint`` and
-        ``ecograph.json``.
+        ``ecograph.json``; with slices, ``full_training_model.onnx``.
 
     Raises:
         ImportError: where the extra ``onnx`` is missing, with what to install.
@@ -86,22 +81,37 @@ def export_onnx_training(
         forward = export_forward(model, batch, chosen, training=True)
         if not forward.parameters:
             raise ValueError(f"{type(model).__name__} has no parameter that is trained: set requires_grad")
+        forwards = {TRAINING: forward}
+        if forward.slices:
+            forwards[FULL] = export_forward(model, batch, chosen, training=True, whole=True)
         evaluated = export_forward(model, batch, chosen, training=False)
-        _hold_statistics(forward, evaluated, model)
+        _hold_statistics(forwards, evaluated, model)
         if spec.options.get("momentum") and spec.name == "sgd":
-            for each in (forward, evaluated):
+            for each in (*forwards.values(), evaluated):
                 each.velocities.extend(add_velocities(each.model, forward.parameters))
-        training = differentiate(forward, spec, partial)
-        sparse = make_sparse(training, forward.sites, inputs=len(batch.names))
-        replace_conv_transpose_grad(training.graph)
-        replace_relu_grad(training.graph)
-        if spec.name == "sgd":
-            put_momentum(training, spec.options)
+        graphs, sparse = {}, cast(list[int], [])
+        for name, each in forwards.items():
+            graphs[name], sparse = _training_graph(each, spec, partial, len(batch.names))
         save(eval_graph(evaluated), partial / EVAL)
-        describe(training, _manifest(model, batch, chosen, spec, forward, evaluated, sparse), partial)
-        save(training, partial / TRAINING)
-        check(partial, forward.modules)
+        manifest = _manifest(model, batch, chosen, spec, forwards, evaluated, sparse)
+        describe([*graphs.values()], manifest, partial)
+        for name, graph in graphs.items():
+            save(graph, partial / name)
+        check(partial, manifest, forward.modules)
     return folder
+
+
+def _training_graph(
+    forward: Forward, spec: OptimizerSpec, folder: Path, inputs: int
+) -> tuple[onnx.ModelProto, list[int]]:
+    """Returns the training graph of a forward, and which of its sites have a gradient; see :func:`make_sparse`."""
+    training = differentiate(forward, spec, folder)
+    sparse = make_sparse(training, forward.sites, inputs=inputs + bool(forward.slices))
+    replace_conv_transpose_grad(training.graph)
+    replace_relu_grad(training.graph)
+    if spec.name == "sgd":
+        put_momentum(training, spec.options)
+    return training, sparse
 
 
 def _check_dtypes(model: nn.Module) -> None:
@@ -112,11 +122,12 @@ def _check_dtypes(model: nn.Module) -> None:
             raise ValueError(f"{name} is on the meta device, without values: make the model on the CPU")
 
 
-def _hold_statistics(forward: Forward, evaluated: Forward, model: nn.Module) -> None:
-    """Gives both graphs the statistics under the same names, so that one checkpoint serves them."""
+def _hold_statistics(forwards: dict[str, Forward], evaluated: Forward, model: nn.Module) -> None:
+    """Gives all graphs the statistics under the same names, so that one checkpoint serves them."""
     values = dict(model.named_buffers())
-    add_statistics(forward.model, {name: values[name] for name in forward.statistics})
-    evaluated.statistics.extend(forward.statistics)
+    for forward in forwards.values():
+        add_statistics(forward.model, {name: values[name] for name in forward.statistics})
+    evaluated.statistics.extend(forwards[TRAINING].statistics)
 
 
 def _manifest(
@@ -124,10 +135,11 @@ def _manifest(
     batch: Batch,
     loss: Loss,
     optimizer: OptimizerSpec,
-    forward: Forward,
+    forwards: dict[str, Forward],
     evaluated: Forward,
     sparse: list[int],
 ) -> Manifest:
+    forward = forwards[TRAINING]
     outputs = {value.name: shape_of(value) for value in evaluated.model.graph.output}
     graph_inputs = {value.name: shape_of(value) for value in forward.model.graph.input}
     own = {*forward.parameters, *forward.frozen}
@@ -161,6 +173,8 @@ def _manifest(
         passes=[options for record in records(model) for options in record.passes],
         sites=forward.sites,
         sparse=sparse,
+        slices=forward.slices,
+        full_sites=forwards[FULL].sites if FULL in forwards else [],
     )
 
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ecograph import registry
 from ecograph.record import Record, SiteRecord, records
 from ecograph.rewrite.functions import plain_conv
 
@@ -59,14 +60,22 @@ def mark(output: Tensor, index: int) -> Tensor:
 def check_exportable(model: nn.Module) -> None:
     """Raises ValueError for what ``optimize`` did that cannot be exported."""
     for record in records(model):
+        for options in record.passes:
+            why_not = getattr(registry.from_dict(options), "why_not_exported", None)
+            if why_not is not None and why_not():
+                raise ValueError(f"{options['name']}: {why_not()}")
         for site in record.sites:
-            layer: Any = site.layer
-            if layer is None:
-                continue
-            if not hasattr(layer, "gradients"):
+            layer = _product_layer(site)
+            if layer is not None and not hasattr(layer, "gradients"):
                 raise ValueError(
                     f"{site.name}: the pass {site.passes[0]!r} cannot be exported; optimize the model without it"
                 )
+
+
+def _product_layer(site: SiteRecord) -> Any:
+    """Returns what computes a product, within what slices its operands; None where that is torch's own function."""
+    layer: Any = site.layer
+    return layer.inner if hasattr(layer, "slices") else layer
 
 
 def settle(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -104,7 +113,7 @@ def marked(model: nn.Module) -> Iterator[list[ExportedSite]]:
             for rate in record.rates:
                 rate.scheduled = True  # a trace is no step
             for site in record.sites:
-                layer: Any = site.layer
+                layer = _product_layer(site)
                 if layer is None or layer.dense_because != "" or layer in changed:
                     continue
                 changed.append(layer)

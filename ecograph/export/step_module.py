@@ -1,5 +1,7 @@
 """A training step's forward as one pure function: inputs, targets and statistics in; loss, output and statistics out.
 
+The starts of slices come in too, where the model has any.
+
 A batch norm changes its running statistics in place, which a graph cannot do. So they are inputs and outputs here: the
 trainer puts the new ones where the old ones were.
 """
@@ -7,6 +9,7 @@ trainer puts the new ones where the old ones were.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from ecograph.export.losses import Loss, own_loss, scores
+from ecograph.export.slices import Slices
 
 #: What the model is called within the step; the exporter's names of parameters begin with it.
 MODEL = "model"
@@ -28,22 +32,30 @@ class StepForward(nn.Module):
         model: in training or in eval mode.
         loss: what is minimized.
         with_output: return the model's output too.
+        slices: of the model.
     """
 
-    def __init__(self, model: nn.Module, loss: Loss, *, with_output: bool = False) -> None:
+    def __init__(self, model: nn.Module, loss: Loss, slices: Slices, *, with_output: bool = False) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
+        self.slices = slices
         self.with_output = with_output
 
     def forward(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], targets: list[Tensor], statistics: dict[str, Tensor]
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        targets: list[Tensor],
+        starts: list[Tensor],
+        statistics: dict[str, Tensor],
     ) -> tuple[Any, ...]:
         """Returns the loss, then the output where asked for, then the statistics after the step."""
         # Copies: what comes in must not change.
         held = {name: value.clone() for name, value in statistics.items()}
         counts = {name: torch.zeros((), dtype=torch.int64) for name in counted(self.model)}
-        output = torch.func.functional_call(self.model, {**held, **counts}, args, kwargs)
+        with self.slices.started_at(starts[0]) if starts else nullcontext():
+            output = torch.func.functional_call(self.model, {**held, **counts}, args, kwargs)
         if self.loss.function is None:
             loss = own_loss(output)
             shown = loss.reshape(1) if self.with_output else None

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from ecograph import registry
-from ecograph.export.artifacts import CHECKPOINT, EVAL, OPTIMIZER, TRAINING
 from ecograph.export.choices import keep_counts, ranked
-from ecograph.export.forward import NEW
 from ecograph.export.gradients import KEEP, RANKS
-from ecograph.export.manifest import Input, Manifest
+from ecograph.export.manifest import CHECKPOINT, Input, Manifest
 from ecograph.export.requirements import check_installed, short
+from ecograph.export.slices import STARTS, starts_of
+from ecograph.export.step_graph import StepGraph
 from ecograph.record import ATTRIBUTE, Record
 from ecograph.schedule import Rate
 
@@ -86,20 +86,17 @@ class OrtTrainer:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()
         options.log_severity_level = 3
+        changing = [*self.manifest.statistics, *self.manifest.velocities]
         try:
             self._state = api.CheckpointState.load_checkpoint(source)
-            self._module = api.Module(
-                os.fspath(folder / TRAINING), self._state, os.fspath(folder / EVAL), session_options=options
-            )
-            self._optimizer = api.Optimizer(os.fspath(folder / OPTIMIZER), self._module)
+            self._graphs = [
+                StepGraph(folder, name, self._state, options, changing, sites)
+                for name, sites in self.manifest.graphs().items()
+            ]
         except RuntimeError as error:
             raise ValueError(f"{source}: {short(error)}") from error
-        self._module.train()
-        self._outputs = self._module.output_names()
-        self._changing = [*self.manifest.statistics, *self.manifest.velocities]
-        self._news = [self._outputs.index(NEW + name) for name in self._changing]
-        self._inputs = [name for name in self._module.input_names() if name in (KEEP, RANKS)]
-        self._ranked = ranked(self.manifest)
+        self._starts = starts_of(self.manifest.slices, self._passes, self.rates)
+        self._slicing = [self.rates[i] for i in sorted({each.pass_index for each in self.manifest.slices})]
         self.lr = self.manifest.optimizer["lr"]
         if PROGRESS in self._state.properties:
             self._go_on(json.loads(self._state.properties[PROGRESS]))
@@ -121,7 +118,8 @@ class OrtTrainer:
     @lr.setter
     def lr(self, value: float) -> None:
         self._lr = float(value)
-        self._optimizer.set_learning_rate(self._lr)
+        for graph in self._graphs:
+            graph.set_lr(self._lr)
 
     def train_step(self, *inputs: Any, targets: Any = None) -> float:
         """Takes one training step and returns the loss of the batch before it.
@@ -137,16 +135,15 @@ class OrtTrainer:
         for rate in self.rates:
             if not rate.scheduled:
                 rate.tick()
-        self._module.train()
-        results = self._module(*given, *self._choices())
-        results = results if isinstance(results, tuple) else (results,)
-        self._optimizer.step()
-        self._module.lazy_reset_grad()
-        parameters = self._state.parameters
-        for name, index in zip(self._changing, self._news, strict=True):
-            parameters[name] = results[index]
+        graph = self._graph
+        choices = {
+            STARTS: lambda: np.array([each.start for each in self._starts], np.int64),
+            KEEP: lambda: self._keep(graph),
+            RANKS: lambda: self._random.random(ranked(graph.sites), np.float32),
+        }
+        loss = graph.train_step(given, choices)
         self.steps += 1
-        return float(results[0])
+        return loss
 
     def eval_step(self, *inputs: Any, targets: Any = None) -> tuple[float, np.ndarray[Any, Any]]:
         """Returns the loss of a batch and the model's output, in eval mode: dense, and nothing changes.
@@ -154,25 +151,35 @@ class OrtTrainer:
         Raises:
             ValueError: for inputs that do not fit.
         """
-        given = self._checked(inputs, targets)
-        self._module.eval()
-        try:
-            loss, output = self._module(*given)
-        finally:
-            self._module.train()
-        return float(loss), output
+        return self._graphs[0].eval_step(self._checked(inputs, targets))
 
     def kept(self) -> dict[str, int]:
         """Returns by layer how many output channels, per group, the next sparse backward keeps at the present rates."""
-        return {self.manifest.sites[i].name: int(k) for i, k in enumerate(self._keep())}
+        graph = self._graph
+        return {site.name: int(kept) for site, kept in zip(graph.sites, self._keep(graph), strict=True)}
 
-    def _keep(self) -> np.ndarray[Any, Any]:
-        return keep_counts(self.manifest, self._passes, [rate.now for rate in self.rates])
+    def slices(self) -> dict[str, tuple[int, int]]:
+        """Returns by channel group the units, from the first on and up to the last, that the draws in force take."""
+        if self._graph is not self._graphs[0]:
+            return {}
+        return {each.name: (each.start, each.start + each.width) for each in self._starts}
 
-    def _choices(self) -> list[np.ndarray[Any, Any]]:
-        """Returns the inputs that say what is kept."""
-        values = {KEEP: self._keep} | {RANKS: lambda: self._random.random(self._ranked, np.float32)}
-        return [values[name]() for name in self._inputs]
+    @property
+    def _graph(self) -> StepGraph:
+        """What takes a step at the present rates: where groups are sliced, the full network is another graph.
+
+        Raises:
+            ValueError: at rates that no graph was made for.
+        """
+        if not any(rate.now for rate in self._slicing):
+            return self._graphs[-1]
+        for rate in self._slicing:
+            if rate.now != rate.peak:
+                raise ValueError(f"slices at the rate {rate.now:g} were not exported: set {rate.peak:g} or 0")
+        return self._graphs[0]
+
+    def _keep(self, graph: StepGraph) -> np.ndarray[Any, Any]:
+        return keep_counts(graph.sites, self._passes, [rate.now for rate in self.rates])
 
     def _checked(self, inputs: tuple[Any, ...], targets: Any) -> list[np.ndarray[Any, Any]]:
         """Returns the inputs as arrays; ONNX Runtime's own messages name neither input nor fix."""

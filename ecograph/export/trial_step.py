@@ -1,4 +1,4 @@
-"""The program behind ``trial``: takes a training step and an eval step with arrays that come in as an ``.npz``.
+"""The program behind ``trial``: takes training steps and an eval step with arrays that come in as an ``.npz``.
 
 It needs neither torch nor ecograph, and imports neither.
 """
@@ -11,15 +11,20 @@ import sys
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec, module_from_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 
 def main(folder: Path) -> None:
-    """Takes the two steps."""
+    """Takes the steps: ``batch.<i>`` are inputs and targets, ``<file>/<name>`` are a training graph's other inputs."""
     with np.load(io.BytesIO(sys.stdin.buffer.read()), allow_pickle=False) as sent:
         batch = [sent[name] for name in sent.files if name.startswith("batch.")]
-        choices = {name.removeprefix("choice."): sent[name] for name in sent.files if name.startswith("choice.")}
+        choices: dict[str, dict[str, Any]] = {}
+        for name in sent.files:
+            graph, _, input = name.partition("/")
+            if input:
+                choices.setdefault(graph, {})[input] = sent[name]
     _without_torch()
     from onnxruntime import SessionOptions
     from onnxruntime.training import api
@@ -27,12 +32,13 @@ def main(folder: Path) -> None:
     options = SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     state = api.CheckpointState.load_checkpoint(folder / "checkpoint")
-    training, evaluation = (os.fspath(folder / f"{name}_model.onnx") for name in ("training", "eval"))
-    module = api.Module(training, state, evaluation, session_options=options)
-    optimizer = api.Optimizer(os.fspath(folder / "optimizer_model.onnx"), module)
-    module.train()
-    module(*batch, *(choices[name] for name in module.input_names() if name in choices))
-    optimizer.step()
+    evaluation, optimization = (os.fspath(folder / f"{name}_model.onnx") for name in ("eval", "optimizer"))
+    for graph, own in choices.items():
+        module = api.Module(os.fspath(folder / graph), state, evaluation, session_options=options)
+        optimizer = api.Optimizer(optimization, module)
+        module.train()
+        module(*batch, *(own[name] for name in module.input_names() if name in own))
+        optimizer.step()
     module.eval()
     module(*batch)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from ecograph.schedule import Rate
 
 if TYPE_CHECKING:
+    from ecograph.passes.sliceout.given import Given
     from ecograph.passes.sliceout.update import SliceUpdate
 
 #: Draws are numbers below ``2 ** BITS``. A product of two stays below 2 ** 62, so int64 never overflows.
@@ -56,6 +57,7 @@ class SliceRate(Rate):
         update: what restricts optimizer steps to the slice, if anything does.
         waits: whether the draws stay until an optimizer has stepped.
         known: whether the draws can be read; a copy without data takes the first slice.
+        given: while the model is exported, what knows the starts in place of the draws.
     """
 
     def __init__(self, peak: float, schedule: str, seed: int = 0) -> None:
@@ -67,6 +69,7 @@ class SliceRate(Rate):
         self.update: SliceUpdate | None = None
         self.waits = False
         self.known = True
+        self.given: Given | None = None
         self._keys = torch.zeros(0, dtype=torch.int64, device="cpu")
         self._names: list[str] = []
         self._numbers: tuple[Tensor, int, list[int]] | None = None

@@ -126,6 +126,8 @@ class GroupSlice:
         return start_grid(self.units, self.width, self.inner, self.starts, self.align)
 
     def _start_tensor(self) -> Tensor:
+        if self.rate.given is not None:
+            return self.rate.given.start(self.name)
         grid = self._grid()
         return grid.tensor(self.rate.draws[self._number] * grid.choices >> BITS)
 
@@ -152,7 +154,8 @@ class GroupSlice:
         """
         if self.normalization == "flow":
             return self.units / self.width
-        if torch.compiler.is_compiling():
+        given = self.rate.given
+        if torch.compiler.is_compiling() and given is None:
             return self._traced_scale(device)
         key = (self.rate.now, torch.device(device or "cpu"))
         if key not in self._scales:
@@ -163,6 +166,8 @@ class GroupSlice:
             with torch.inference_mode(False):  # it is kept, and a later forward may train
                 inverse = keep_probability(self.units, width, starts).reciprocal().clamp(max=self.max_scale)
                 self._scales[key] = inverse.to(torch.float32).to(key[1])
+        if given is not None:
+            return given.narrow(self._scales[key], 0, given.start(self.name), self.width)
         return self._scales[key].narrow(0, self.start, self.width)
 
     def _traced_scale(self, device: torch.device | str | None) -> Tensor:

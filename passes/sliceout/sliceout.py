@@ -165,20 +165,35 @@ class SliceOut(Options):
             self._restrict_updates(slicing, slices, rate, model)
 
     def _slices(self, groups: Sequence[Group], rate: SliceRate, model: nn.Module | None) -> dict[str, GroupSlice]:
+        anchors = [None if model is None else model.get_submodule(group.producers[0].module) for group in groups]
         return {
-            group.name: GroupSlice(
-                group.name,
-                group.units,
-                group.inner,
-                rate,
-                anchor=None if model is None else model.get_submodule(group.producers[0].module),
-                align=self.align,
-                starts=self.starts,
-                normalization=self.normalization,
-                max_scale=self.max_scale,
-            )
-            for group in groups
+            group.name: self.group_slice(group.name, group.units, group.inner, rate, anchor)
+            for group, anchor in zip(groups, anchors, strict=True)
         }
+
+    def group_slice(
+        self, name: str, units: int, inner: int, rate: SliceRate, anchor: nn.Module | None = None
+    ) -> GroupSlice:
+        """Returns the slice of one group; see :class:`~.group_slice.GroupSlice`."""
+        return GroupSlice(
+            name,
+            units,
+            inner,
+            rate,
+            anchor=anchor,
+            align=self.align,
+            starts=self.starts,
+            normalization=self.normalization,
+            max_scale=self.max_scale,
+        )
+
+    def why_not_exported(self) -> str:
+        """Returns why a graph of ONNX cannot do what these options ask for, and what to give; ``""`` where it can."""
+        if self.update != "autograd":
+            return f"update={self.update!r} cannot be exported: give update='autograd'"
+        if self.schedule in ("linear", "cosine"):
+            return f"schedule={self.schedule!r} takes many widths, and a graph has one: give 'constant' or 'alternate'"
+        return ""
 
     def _layer(
         self, cut: ProductCut, slices: Mapping[str, GroupSlice], rate: SliceRate, inner: Any = None

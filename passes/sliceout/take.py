@@ -20,6 +20,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ecograph.analysis.layout import Layout
+from ecograph.passes.sliceout.given import take_given
 from ecograph.passes.sliceout.group_slice import GroupSlice
 from ecograph.rewrite.functions import mapped
 
@@ -132,7 +133,11 @@ def _taken(tensor: Tensor, cuts: Sequence[Cut], box: Box, name: str) -> Tensor:
         return result
     if compiling:
         for cut in cuts:
-            tensor = _Gather.apply(tensor, cut.dim, _index(cut, tensor.device))  # type: ignore[no-untyped-call]
+            given = cut.concerned[0].rate.given
+            if given is not None:
+                tensor = take_given(tensor, cut, given)
+            else:
+                tensor = _Gather.apply(tensor, cut.dim, _index(cut, tensor.device))  # type: ignore[no-untyped-call]
         return tensor
     if _strided(tensor, box):
         return _window(tensor, box)

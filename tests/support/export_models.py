@@ -48,3 +48,29 @@ class Tokens(nn.Module):
         y = F.gelu(torch.addmm(self.up_bias, self.norm(x).flatten(0, 1), self.up)).view(*tokens.shape, 48)
         scores: Tensor = self.head(x + self.down(y))
         return scores
+
+
+class Mixer(nn.Module):
+    """Images ``(N, 3, 8, 8)`` to 5 scores, with what slices must get right.
+
+    Batch norms that are sliced, take a scale out and carry one; a packed projection with as many blocks as it has
+    parts; heads whose number is spelled out; a depthwise convolution.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.body_norm = nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32)
+        self.each, self.each_norm = nn.Conv2d(32, 32, 3, padding=1, groups=32, bias=False), nn.BatchNorm2d(32)
+        self.out, self.out_norm = nn.Conv2d(32, 16, 1, bias=False), nn.BatchNorm2d(16)
+        self.qkv, self.proj = nn.Linear(16, 3 * 32), nn.Linear(32, 16)
+        self.up, self.down = nn.Linear(16, 48), nn.Linear(48, 16)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, image: Tensor) -> Tensor:
+        y = F.relu(self.body_norm(self.body(image)))
+        y = self.out_norm(self.out(F.relu(self.each_norm(self.each(y)))))
+        x = y.flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(x).view(x.shape[0], -1, 3, 4, 8).permute(2, 0, 3, 1, 4)
+        x = x + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        scores: Tensor = self.head((x + self.down(F.gelu(self.up(x)))).mean(1))
+        return scores

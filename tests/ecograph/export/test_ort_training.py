@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 import ecograph
 from ecograph.export import OrtTrainer, export_onnx_training
-from ecograph.passes import SliceOut, SparseBackward
+from ecograph.export.sites import settle
+from ecograph.passes import SparseBackward
+from ecograph.record import records
 
 EVERYTHING: dict[str, Any] = {"when": "always", "skip_first": False, "skip_last": False, "min_channels": 2}
 
@@ -283,19 +285,14 @@ def test_paths_that_cannot_be_written(tmp_path: Path) -> None:
         export_onnx_training(model, (four,), path=tmp_path / "no" / "folder")
 
 
-def test_passes_that_are_not_exported(no_partial_files: Path) -> None:
-    model = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 4))
-    ecograph.optimize(model, example_inputs=(four,), passes=[SliceOut(rate=0.5, min_width=8, when="always")])
-    with pytest.raises(ValueError, match="the pass 'sliceout' cannot be exported"):
-        export_onnx_training(model, (four,), path=no_partial_files)
-
-
-def test_layers_that_wait_for_a_batch_decide(tmp_path: Path) -> None:
+def test_layers_that_wait_for_a_batch_decide() -> None:
     model = nn.Sequential(nn.Linear(4, 64), nn.Linear(64, 2048), nn.Linear(2048, 2048), nn.Linear(2048, 4))
     ecograph.optimize(model)
     before = copy.deepcopy(model.state_dict())
-    path = export_onnx_training(model, (torch.randn(512, 4),), path=tmp_path / "exported")
-    assert "2" in [site.name for site in OrtTrainer(path).manifest.sites]
+    layers = {site.name: site.layer for site in records(model)[0].sites if site.layer is not None}
+    assert layers["2"].dense_because is None
+    settle(model, (torch.randn(512, 4),), {})
+    assert layers["2"].dense_because == ""
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
