@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,7 +26,12 @@ def sweep(
         Path | None, typer.Argument(metavar="JOB.toml", help="The job. See --example.", show_default=False)
     ] = None,
     target: Annotated[
-        str | None, typer.Option(metavar="TEXT", help='What is to be reached, such as "val_accuracy >= 0.97".')
+        list[str] | None,
+        typer.Option(
+            metavar="[TASK=]TEXT",
+            help='What is to be reached, such as "val_accuracy >= 0.97". Repeated, one for each of several tasks: '
+            '"digit=val_accuracy >= 0.97".',
+        ),
     ] = None,
     minimize: Annotated[str | None, typer.Option(help="energy (by default), time, flops, co2 or money.")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Settings to try; 30 by default.")] = None,
@@ -67,10 +71,12 @@ def sweep(
     if config is None:
         raise UserError("give the file of a job: ecograph sweep JOB.toml; --example prints one")
     _check_optuna()
-    from ecograph.tools.sweeps import JobProblem, read_sweep
+    from ecograph.sweeps.tally import Targets
+    from ecograph.tools.jobs.read import make_job
+    from ecograph.tools.sweeps import JobProblem, TasksProblem, read_sweep, targets
 
     given = {
-        "target": target,
+        "target": targets(target or []),
         "minimize": minimize,
         "trials": trials,
         "hours": hours,
@@ -82,8 +88,12 @@ def sweep(
     }
     with redirect_stdout(sys.stderr):  # what the user's code prints is no part of the report
         table, options = read_sweep(config, changes or [], given)
-        problem = JobProblem.of(table, options.space, str(config))
-        plan = options.plan(problem.job({}).top.seed)
+        plan = options.plan(make_job(table, says=str(config)).top.seed)
+        problem: JobProblem
+        if isinstance(plan.target, Targets):
+            problem = TasksProblem.with_targets(plan.target, table, options.space, str(config))
+        else:
+            problem = JobProblem.of(table, options.space, str(config))
         if plan.minimize == "money" and problem.footprint(0.0).cost is None:
             raise UserError("--minimize money needs the price of a kWh: set energy.price, --set energy.price=0.3")
         found = _search(problem, plan, options, resume=resume or worker, workers=workers)
@@ -111,6 +121,7 @@ def _search(problem: JobProblem, plan: Plan, options: Options, *, resume: bool, 
 
     from ecograph.errors import NeverReachedWarning
     from ecograph.sweeps import run
+    from ecograph.sweeps.shown import shown
 
     if options.storage is None:
         try:
@@ -138,7 +149,7 @@ def _search(problem: JobProblem, plan: Plan, options: Options, *, resume: bool, 
         )
 
     try:
-        with user_errors(), warnings.catch_warnings(), _shown() as say:
+        with user_errors(), warnings.catch_warnings(), shown(stderr(), elsewhere=True) as say:
             warnings.simplefilter("ignore", NeverReachedWarning)  # the report says it
             found = once(resume)
             if others:
@@ -159,24 +170,6 @@ def _start_worker() -> subprocess.Popen[bytes]:
     """Starts another process with the same command line."""
     typed = [each for each in sys.argv[1:] if each not in ("--worker", "--resume")]
     return subprocess.Popen([sys.executable, "-m", "ecograph.tools", *typed, "--worker"], stdout=subprocess.DEVNULL)
-
-
-@contextmanager
-def _shown() -> Iterator[Any]:
-    """Gives a function that says on stderr what has ended, and, on a terminal, what is going on."""
-    console = stderr()
-    if not console.is_terminal:
-        yield lambda text: console.print(text, markup=False, soft_wrap=True) if text.startswith("trial ") else None
-        return
-    with console.status("") as status:
-
-        def say(text: str) -> None:
-            if text.startswith("trial "):
-                console.print(text, markup=False)
-            else:
-                status.update(text)
-
-        yield say
 
 
 def _report(found: Sweep, problem: JobProblem, options: Options, *, html: Path | None, json: bool) -> None:
@@ -201,4 +194,4 @@ def _report(found: Sweep, problem: JobProblem, options: Options, *, html: Path |
             stdout().print(f"{name}: {path}", markup=False)
     if found.best is None:
         raise typer.Exit(1)
-    note(f"to train it: ecograph train {written['best']}")
+    note(f"to train it: ecograph {problem.command} {written['best']}")

@@ -13,6 +13,7 @@ from torch import nn
 from ecograph.cost.footprint import Footprint
 from ecograph.cost.meter import Window
 from ecograph.loop import Callback, EpochRecord, NonFiniteLossError
+from ecograph.sweeps.apart import Apart
 from ecograph.sweeps.memory import OutOfMemory, check_fits, is_out_of_memory
 from ecograph.sweeps.problem import Problem, Training
 from ecograph.sweeps.space import Values
@@ -88,8 +89,8 @@ class Watch(Callback):
         footprint: of joules.
     """
 
-    #: Of an epoch; None where nobody asked.
-    flops: float | None = None
+    #: Of the epoch that begins; None where nobody asked.
+    flops: Callable[[], float] | None = None
 
     def __init__(self, target: Target, tell: Tell, footprint: Callable[[float], Footprint]) -> None:
         self.target = target
@@ -100,7 +101,13 @@ class Watch(Callback):
         self._footprint = footprint
         self._joules: float | None = 0.0
         self._seconds = 0.0
+        self._flops = 0.0
         self.sources: dict[str, None] = {}
+
+    def on_epoch_start(self, epoch: int, model: nn.Module) -> None:
+        """Counts what the epoch will take."""
+        if self.flops is not None:
+            self._flops += self.flops()
 
     def on_epoch_end(self, epoch: int, model: nn.Module, record: EpochRecord) -> None:
         """Remembers the epoch, and stops the training where the search says so."""
@@ -125,7 +132,7 @@ class Watch(Callback):
         """What all epochs took, by quantity."""
         known: dict[str, float | None] = {"time": self._seconds, "energy": self._joules if self.epochs else None}
         if self.flops is not None:
-            known["flops"] = self.flops * self.epochs
+            known["flops"] = self._flops
         return _quantities(self._footprint, known)
 
 
@@ -197,8 +204,20 @@ def _quantities(footprint: Callable[[float], Footprint], known: Mapping[str, flo
     return found
 
 
-def _flops_per_epoch(training: Training) -> float:
-    """Returns the FLOPs of an epoch on average over the planned ones, those that are skipped included."""
+def _flops_per_epoch(training: Training) -> Callable[[], float]:
+    """Returns what tells the FLOPs of an epoch, on average over the planned ones, those that are skipped included."""
+    model = training.arguments[0]
+    if not isinstance(model, Apart):
+        whole = _flops(training)
+        return lambda: whole
+    alone = {}
+    for name in model.models:
+        with model.alone(name):
+            alone[name] = _flops(training)
+    return lambda: sum(each for name, each in alone.items() if name not in model.resting)
+
+
+def _flops(training: Training) -> float:
     from ecograph.cost.estimate import estimate, plan_run, skipped_epochs
     from ecograph.loop.first_batch import first_inputs
 

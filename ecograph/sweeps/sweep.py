@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -18,17 +16,16 @@ from ecograph.loop.stop import Stop
 from ecograph.sweeps import study as studies
 from ecograph.sweeps.attempt import REACHED, Attempt
 from ecograph.sweeps.functions import Functions, active
-from ecograph.sweeps.multitask import TRUNK, MultiTask, Targets
+from ecograph.sweeps.multitask import TRUNK, MultiTask
 from ecograph.sweeps.probe import probe
 from ecograph.sweeps.problem import Problem
 from ecograph.sweeps.result import Sweep, read
 from ecograph.sweeps.search import Budget, Plan, Tell, work
+from ecograph.sweeps.shown import Say, shown
 from ecograph.sweeps.space import Choice, Range, Values, parse_space, plain
 from ecograph.sweeps.study import PROBES
+from ecograph.sweeps.tally import Targets
 from ecograph.sweeps.target import Target, check_quantity
-
-#: Told what is going on: a line for each thing that has ended, and what is being done now.
-Say = Callable[[str], None]
 
 
 def sweep(
@@ -113,8 +110,6 @@ def sweep(
         kind = partial(MultiTask, targets=wanted)
         if isinstance(space, Mapping) and "trunk" not in (fixed or {}):
             space = {**TRUNK, **space}
-        if minimize == "flops":
-            raise ValueError("the FLOPs of several targets are not counted: minimize energy, time, co2 or money")
     problem = kind(
         make_model,
         make_loaders,
@@ -130,7 +125,10 @@ def sweep(
     if minimize == "money" and price is None:
         raise ValueError("minimize='money' needs the price of a kWh: give price=0.30")
     plan = Plan(wanted, check_quantity(minimize), Budget.parse(budget), seed, give_up, finalists, repeats)
-    with _shown(progress) as say, untouched_random_state(nn.Identity()):
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False) if progress else None
+    with shown(console) as say, untouched_random_state(nn.Identity()):
         return run(problem, plan, storage=storage, name=name, resume=resume, probes=probes, prune=prune, say=say)
 
 
@@ -256,23 +254,3 @@ def _most_epochs(problem: Problem) -> int:
         return problem.training(base, seed=0, stop=None, callbacks=()).loop.epochs
     except ValueError:
         return 100
-
-
-@contextmanager
-def _shown(progress: bool) -> Any:
-    """Gives a function that shows a line on stderr, on a terminal."""
-    from rich.console import Console
-
-    console = Console(stderr=True, highlight=False)
-    if not progress or not console.is_terminal or sys.stderr is None:
-        yield lambda text: None
-        return
-    with console.status("") as status:
-
-        def say(text: str) -> None:
-            if text.startswith("trial "):
-                console.print(text, markup=False)
-            else:
-                status.update(text)
-
-        yield say

@@ -99,6 +99,122 @@ def test_the_best_setting_is_a_job_that_runs(job, main, tmp_path):
     assert code == 0 and "5 settings" in out and "best: trial" in " ".join(out.split())
 
 
+TASKS = """
+model = "tasks.py:Net"
+data = "tasks.py:data"
+loss = "tasks.py:LOSSES"
+seed = 3
+device = "cpu"
+
+[optimizer]
+name = "adamw"
+lr = 0.03
+
+[loop]
+epochs = 40
+metric = "accuracy"
+
+[sweep]
+trials = 2
+output = "out"
+finalists = 0
+probes = false
+
+[sweep.space]
+"optimizer.lr" = [0.03]
+"""
+
+TASKS_OWN = """
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+class Points(Dataset):
+    def __init__(self, first, last):
+        generator = torch.Generator().manual_seed(0)
+        self.x = torch.randn(256, 8, generator=generator)
+        self.kind = (self.x @ torch.randn(8, 3, generator=generator)).argmax(1)[first:last]
+        self.x = self.x[first:last]
+        self.sum = self.x[:, :2].sum(1)
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, at):
+        return self.x[at], {"kind": self.kind[at], "sum": self.sum[at]}
+
+class Net(nn.Module):
+    def __init__(self, tasks):
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(8, 32), nn.ReLU())
+        self.heads = nn.ModuleDict({name: nn.Linear(32, {"kind": 3, "sum": 1}[name]) for name in tasks})
+
+    def forward(self, x):
+        trunk = self.trunk(x)
+        return {name: head(trunk).squeeze(1) for name, head in self.heads.items()}
+
+def data():
+    return Points(0, 192), Points(192, 256)
+
+LOSSES = {"kind": "cross_entropy", "sum": nn.functional.mse_loss}
+ONE_LOSS = {"kind": "cross_entropy"}
+
+def without_tasks():
+    return nn.Linear(8, 3)
+"""
+
+KIND, SUM = ("--target", "kind=val_accuracy >= 0.75"), ("--target", "sum=val_loss<=0.3")
+
+
+@pytest.fixture
+def tasks_job(main, tmp_path):
+    (tmp_path / "tasks.py").write_text(TASKS_OWN)
+    (tmp_path / "job.toml").write_text(TASKS)
+
+    def run(*arguments: str):
+        return main("sweep", "job.toml", *arguments)
+
+    return run
+
+
+def test_several_targets_are_those_of_tasks(tasks_job, main):
+    code, out, err = tasks_job(*KIND, *SUM, "--minimize", "flops", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["trials"][0]["setting"] == {"trunk": "separate", "optimizer.lr": 0.03}
+    assert found["target"] == "kind: val_accuracy >= 0.75 and sum: val_loss <= 0.3" and found["reached"] == 2
+    assert all(row["curve"][-1][-1] >= 0 and row["mean_cost"] > 0 for row in found["trials"])
+
+    best = found["best"]
+    code, out, err = main("sweep", found["files"]["best"], "--minimize", "flops", "--json")
+    assert code == 0, err
+    (again,) = json.loads(out)["trials"]
+    assert again["setting"]["trunk"] == best["setting"]["trunk"]
+    assert again["cost"]["flops"] == best["cost"]["flops"], "it is the very training that the search has seen"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (KIND, "give two tasks or more"),
+        ((*KIND, "--target", "val_loss <= 0.3"), "each is TASK=TARGET"),
+        ((*KIND, *KIND), "the task 'kind' has two"),
+        ((*KIND, "--target", "sum=val_loss >= 0.3"), "better the lower"),
+        ((*KIND, "--target", "sum=val_f1 >= 0.3"), "target of 'sum': there is no val_f1"),
+        ((*KIND, *SUM, "--set", "loss=tasks.py:ONE_LOSS"), "nothing for the task 'sum'"),
+        ((*KIND, *SUM, "--set", "model=tasks.py:without_tasks"), "a parameter 'tasks'"),
+        ((*KIND, *SUM, "--set", "model=demo:tiny"), "a parameter 'tasks'"),
+        ((*KIND, *SUM, "--set", "sweep.space.trunk=['both']"), "trunk: give a list of separate, shared"),
+        ((*KIND, *SUM, "--set", "sweep.space.trunk={low = 0, high = 1}"), "trunk: give a list of separate, shared"),
+        (("--set", "sweep.target={kind = 3, sum = 4}"), "sweep.target.kind = 3 must be text"),
+    ],
+    ids=str,
+)
+def test_says_what_is_wrong_with_several_targets(tasks_job, arguments, message):
+    code, _, err = tasks_job(*arguments)
+    assert code == 2 and message in " ".join(err.split())
+
+
 def test_a_target_that_is_never_reached_is_said_and_fails(job):
     code, out, _ = job("--target", "val_accuracy > 1", "--trials", "2", "--set", "loop.epochs=1")
     assert code == 1 and "no setting reached" in " ".join(out.split())

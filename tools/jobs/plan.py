@@ -15,7 +15,7 @@ from ecograph.tools.console import no_effect_noted
 from ecograph.tools.errors import user_errors
 from ecograph.tools.jobs.job import Job
 from ecograph.tools.ranks import check_started
-from ecograph.tools.training import Course, Ready, make_ready
+from ecograph.tools.training import Course, Parts, Ready, make_ready
 from ecograph.tools.training.kinds import for_loop
 
 
@@ -47,12 +47,13 @@ class Planned:
             scheduler.announce(skipped_epochs(self.loop.passes, self.loop.epochs))
 
 
-def plan(job: Job, started_by: Sequence[str] | None = None) -> Planned:
+def plan(job: Job, started_by: Sequence[str] | None = None, *, parts: Parts | None = None) -> Planned:
     """Makes everything that a job needs. Nothing is trained or written.
 
     Args:
-        job: what is asked for. Beside what TOML can hold, its ``loop["callbacks"]`` may have Callback objects.
+        job: what is asked for. Beside what TOML can hold, its ``loop`` may have objects as callbacks and as the metric.
         started_by: the arguments of the command line that will train it; None where it is only looked at.
+        parts: in place of the model and the loss that the job names.
 
     Raises:
         UserError: for whatever in it does not exist or does not fit.
@@ -63,14 +64,14 @@ def plan(job: Job, started_by: Sequence[str] | None = None) -> Planned:
     course = Course.of(loop)
     if started_by is not None:
         check_started(distributed=course.distributed, option="set loop.distributed", arguments=started_by)
-    return Planned(job, loop, make_ready(job.setup, course))
+    return Planned(job, loop, make_ready(job.setup, course, parts))
 
 
 def _with_objects(options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the options of a loop, with the functions and objects that some of them name."""
     made = dict(options)
     metric = made.get("metric")
-    if metric is not None and ":" in metric:
+    if isinstance(metric, str) and ":" in metric:
         made["metric"] = own.load(metric, says=f"loop.metric {metric!r}")
     if "callbacks" in made:
         made["callbacks"] = [_callback(each) for each in made["callbacks"]]

@@ -16,18 +16,16 @@ BEST, REPORT, PLOT = "best.toml", "report.json", "pareto.svg"
 
 
 def config(problem: JobProblem, found: Sweep) -> str:
-    """Returns the best setting as a job for ``ecograph train``; empty where none reached the target."""
+    """Returns the best setting as a job that runs as it is; empty where none reached the target."""
     best = found.best
     if best is None:
         return ""
-    table = problem.varied(best.values)
-    loop = {**table.get("loop", {}), "stop": str(found.target)}
-    table = {key: value for key, value in table.items() if key != "output"} | {"loop": loop}
+    table = {key: value for key, value in problem.ready(best.values, found.target).items() if key != "output"}
     head = [
         f"# The setting that took the least {found.minimize} to {found.target}: {amount(best.cost, found.minimize)}",
         f"# ({found.energy_source}), the mean of {len(best.attempts)} seeds. Trial {best.number} of {len(found.rows)}:",
         f"# {setting(best.values)}",
-        "# ecograph train best.toml runs it; loop.stop ends the training where the target is reached.",
+        f"# ecograph {problem.command} best.toml trains it, until the target is reached.",
     ]
     return "\n".join(head) + "\n\n" + toml.dump(table)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from ecograph.sweeps.search import Budget, Plan
+from ecograph.sweeps.tally import Targets
 from ecograph.sweeps.target import Target, check_quantity
 from ecograph.tools.errors import UserError, user_errors
 from ecograph.tools.jobs import toml
@@ -23,7 +24,7 @@ class Options:
     """What a search is to do.
 
     Attributes:
-        target: such as ``"val_accuracy >= 0.97"``.
+        target: such as ``"val_accuracy >= 0.97"``; or several, by task.
         minimize: energy, time, flops, co2 or money.
         trials: settings to try.
         hours: of each worker; None for any.
@@ -39,7 +40,7 @@ class Options:
         space: key -> values; see ``parse_space``. Empty: chosen to suit the job.
     """
 
-    target: str = ""
+    target: str | Mapping[str, str] = ""
     minimize: str = "energy"
     trials: int = 30
     hours: float | None = None
@@ -64,6 +65,15 @@ class Options:
         """The storage of the study."""
         return self.storage or (self.folder / "sweep.db").as_posix()
 
+    @property
+    def wanted(self) -> Target:
+        """What is to be reached.
+
+        Raises:
+            ValueError: for what is no target.
+        """
+        return Target.parse(self.target) if isinstance(self.target, str) else Targets.of(self.target)
+
     def plan(self, seed: int) -> Plan:
         """Returns how the search goes about it.
 
@@ -80,7 +90,7 @@ class Options:
         limits |= {} if self.joules is None else {"joules": self.joules}
         with user_errors():
             return Plan(
-                Target.parse(self.target),
+                self.wanted,
                 check_quantity(self.minimize),
                 Budget.parse(limits),
                 seed,
@@ -125,6 +135,10 @@ def _check(written: Mapping[str, Any], says: str) -> dict[str, Any]:
             if not isinstance(value, Mapping):
                 raise UserError(f"{says}: sweep.space = {value!r} must be a table: [sweep.space]")
             value = flat(value)
+        elif key == "target" and isinstance(value, Mapping):
+            for task, text in value.items():
+                if not isinstance(text, str):
+                    raise UserError(f"{says}: sweep.target.{task} = {text!r} must be {in_words(str)}")
         elif value is False and key in _MAY_BE_FALSE:
             value = None
         elif not fits(value, hints[key]):
@@ -134,6 +148,28 @@ def _check(written: Mapping[str, Any], says: str) -> dict[str, Any]:
 
 
 _MAY_BE_FALSE = {each.name for each in dataclasses.fields(Options) if each.default is None}
+
+
+def targets(texts: Sequence[str]) -> str | dict[str, str] | None:
+    """Returns what the command line says of the target: one, or several by task; None where it says nothing.
+
+    Args:
+        texts: ``["val_accuracy >= 0.97"]``, or ``["digit=val_accuracy >= 0.97", "ink=val_loss <= 0.1"]``.
+
+    Raises:
+        UserError: for several that are not each of a task of its own.
+    """
+    by_task: dict[str, str] = {}
+    for text in texts:
+        task, equals, target = text.partition("=")
+        if not equals or not task.strip().isidentifier():
+            if len(texts) == 1:
+                return text
+            raise UserError(f"--target {text!r}: of several, each is TASK=TARGET, such as 'digit=val_accuracy >= 0.97'")
+        if task.strip() in by_task:
+            raise UserError(f"--target: the task {task.strip()!r} has two")
+        by_task[task.strip()] = target.strip()
+    return by_task or None
 
 
 def flat(table: Mapping[str, Any], path: str = "") -> dict[str, Any]:

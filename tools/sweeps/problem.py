@@ -13,9 +13,11 @@ from ecograph.cost.footprint import Footprint
 from ecograph.loop import Callback, TrainingLoop
 from ecograph.sweeps.problem import Training
 from ecograph.sweeps.space import Choice, Range, Space, Values, label, parse_space, plain
+from ecograph.sweeps.target import Target
 from ecograph.tools.errors import UserError, user_errors
 from ecograph.tools.jobs import Job, plan
 from ecograph.tools.jobs.read import SHORT, make_job
+from ecograph.tools.training import Parts
 from ecograph.tools.training.optimizers import OPTIMIZERS
 
 _LOOP_DEFAULTS = {f"loop.{each.name}": each.default for each in fields(TrainingLoop) if each.init}
@@ -37,6 +39,8 @@ class JobProblem:
 
     batch_name = "data.batch_size"
     lr_name = "optimizer.lr"
+    #: What runs a setting that is ready.
+    command = "train"
 
     @classmethod
     def of(cls, table: Mapping[str, Any], space: Mapping[str, Any], says: str) -> JobProblem:
@@ -68,7 +72,7 @@ class JobProblem:
     @property
     def start(self) -> Values | None:
         """The job as it stands, where it is in the space."""
-        known = make_job(self.table, says=self.says).flat()
+        known = self._known()
         values: Values = {}
         for name in self.space.parameters:
             key = plain(name)
@@ -98,16 +102,34 @@ class JobProblem:
             _put(table, name, values[name])
         return table
 
+    def ready(self, values: Values, target: Target) -> dict[str, Any]:
+        """Returns the table of a job that trains a setting until a target is reached."""
+        table = self.varied(values)
+        return {**table, "loop": {**table.get("loop", {}), "stop": str(target)}}
+
     def training(self, values: Values, *, seed: int, stop: str | None, callbacks: Sequence[Callback]) -> Training:
         """Makes a training; see ``ecograph.sweeps.Problem``."""
         try:
-            job = self.job(values)
-            own = {"stop": stop, "callbacks": [*job.loop.get("callbacks", ()), *callbacks], "progress": False}
-            loop = {**job.loop, **own, "checkpoint": None, "checkpoint_every": None, "log": None}
-            planned = plan(replace(job, top=replace(job.top, seed=seed, output=None), loop=loop))
+            return self.planned(self.job(values), seed, {"stop": stop}, callbacks)
         except UserError as error:
             raise ValueError(str(error)) from error
-        return Training(planned.loop, tuple(planned.ready))
+
+    def planned(
+        self, job: Job, seed: int, options: Mapping[str, Any], callbacks: Sequence[Callback], parts: Parts | None = None
+    ) -> Training:
+        """Makes the training of a job, which leaves no files.
+
+        Args:
+            job: what is trained.
+            seed: in place of the job's.
+            options: of the loop, likewise.
+            callbacks: beside the job's.
+            parts: see ``plan``.
+        """
+        told = {"callbacks": [*job.loop.get("callbacks", ()), *callbacks], "progress": False}
+        loop = {**job.loop, **options, **told, "checkpoint": None, "checkpoint_every": None, "log": None}
+        made = plan(replace(job, top=replace(job.top, seed=seed, output=None), loop=loop), parts=parts)
+        return Training(made.loop, tuple(made.ready))
 
     def definition(self) -> dict[str, Any]:
         """See ``ecograph.sweeps.Problem``."""
@@ -117,6 +139,10 @@ class JobProblem:
     def footprint(self, joules: float) -> Footprint:
         """See ``ecograph.sweeps.Problem``."""
         return make_job(self.table, says=self.says).energy.footprint(joules)
+
+    def _known(self) -> Values:
+        """Returns every setting of the job as it stands."""
+        return make_job(self.table, says=self.says).flat()
 
     def _counts(self, name: str, values: Values) -> bool:
         return plain(name) in values and self.space.active(name, values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,19 @@ from ecograph.tools.training.weights import freeze, load_weights
 
 
 @dataclass(frozen=True)
+class Parts:
+    """What takes the place of a model and a loss that have names.
+
+    Attributes:
+        build: makes the model.
+        loss_fn: of (outputs, targets).
+    """
+
+    build: Callable[[], nn.Module]
+    loss_fn: Loss
+
+
+@dataclass(frozen=True)
 class Ready:
     """All that a loop is called with, in this order."""
 
@@ -43,29 +56,30 @@ class Ready:
         return iter((*vars(self).values(),))
 
 
-def make_ready(setup: Setup, course: Course) -> Ready:
+def make_ready(setup: Setup, course: Course, parts: Parts | None = None) -> Ready:
     """Builds the model, rewrites it, and makes all else; one batch is tried, so that what does not fit is said at once.
 
     Args:
         setup: what to make.
         course: of the loop it is for.
+        parts: in place of the model and the loss of the setup.
 
     Raises:
         UserError: for whatever in it does not exist or does not fit.
     """
     _seed(setup.seed)
     device = ranks.find_device(setup.device)
-    subject = spec.find(setup.model)
+    build = spec.find(setup.model).build if parts is None else parts.build
     found = data.find(setup.data)
     loss_name = setup.loss or found.loss
     if setup.loss is None and course.own_loss:
         loss_name = "model"
-    loss_fn = find_loss(loss_name)
+    loss_fn = find_loss(loss_name) if parts is None else parts.loss_fn
     if loss_fn is None and not course.own_loss:
         raise UserError('loss "model" needs a loop with batch="dict": a model returns its loss where a batch is a dict')
 
     train_loader, val_loader = loaders(found, setup.batching, seed=setup.seed)
-    model = subject.build().to(device)
+    model = build().to(device)
     if setup.weights is not None:
         load_weights(model, Path(setup.weights))
     if setup.freeze:

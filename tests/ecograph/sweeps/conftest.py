@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-import torch
 from small_sweeps import SPACE, make_loaders, make_model
 from torch import nn
 
@@ -11,14 +8,6 @@ from ecograph.sweeps.functions import Functions, active
 from ecograph.sweeps.space import parse_space
 
 pytest.importorskip("optuna")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
