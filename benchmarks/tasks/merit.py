@@ -41,7 +41,9 @@ class Merit:
     def verdict(self) -> str:
         """In plain words."""
         if self.bound == "below":
-            return "does not pay: worse than the least dense training that was tried"
+            if self.low > 1:
+                return "does not pay: worse than the least dense training that was tried"
+            return "these seeds cannot tell"  # it took less, and is worse: nobody knows what that is worth
         if self.high < 1:
             return "pays"
         if self.low > 1 and self.bound != "above":

@@ -147,6 +147,8 @@ def test_beyond_the_frontier_there_are_bounds(script: Script) -> None:
     dearer = merit(points([120], [97])[0], dense, higher_is_better=True)
     assert dearer.verdict == "these seeds cannot tell", "nobody knows what dense training would take to come so far"
     assert (below.bound, below.ratio) == ("below", pytest.approx(60 / 25)) and "worse than" in below.verdict
+    cheaper = merit(points([20], [80])[0], dense, higher_is_better=True)
+    assert cheaper.verdict == "these seeds cannot tell", "it took less, and is worse"
 
 
 def test_an_interval_knows_noise(script: Script) -> None:
