@@ -19,6 +19,7 @@ what it costs next to what dense training costs that comes as far (tasks/merit.p
 
 from __future__ import annotations
 
+import time
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from datetime import date
@@ -228,6 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, default=None, help="write all figures to this file, after each training")
     parser.add_argument("--resume", action="store_true", help="keep the trainings that the file already has")
     args = parser.parse_args(arguments)
+    started = time.perf_counter()
     if args.resume and args.json is None:
         parser.error("--resume needs --json, the file to go on with")
     size = "short" if args.short else "long"
@@ -255,7 +257,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     metrics = {
         each.name: {"metric": each.task.metric, "higher_is_better": each.task.higher_is_better} for each in frontiers
     }
-    results.write(size=size, factors=list(factors), date=date.today().isoformat(), metrics=metrics, summary=summary)
+    took = {} if args.resume else {"seconds": time.perf_counter() - started}
+    today = date.today().isoformat()
+    results.write(size=size, factors=list(factors), date=today, metrics=metrics, summary=summary, **took)
     console = Console(width=150)
     for each in frontiers:
         console.print(table(summary[each.name], f"{each.name}: {each.task.metric}"))

@@ -206,6 +206,35 @@ def frontier_part(path: Path, data: dict[str, Any], plots: Path) -> list[str]:
     return lines
 
 
+def whole_part(path: Path, data: dict[str, Any]) -> list[str]:
+    """Returns what stands on the page of a file of all tasks: how long it took, and the figures of merit."""
+    machine = data["machine"]
+    parts: dict[str, list[dict[str, Any]]] = data["summary"]
+    rows = [row for part in parts.values() for row in part]
+    titles = {row["way"]: row["title"] for row in rows if row["share"] == 1.0 and row["way"] != DENSE}
+    merits = {
+        (task, row["way"]): row["merit"].get(DENSE, {}).get("joules")
+        for task, part in parts.items()
+        for row in part
+        if row["share"] == 1.0
+    }
+    shares = sorted({row["share"] for row in rows})
+    return [
+        f"\n## The {data['size']} form as it is\n",
+        f"[{path.name}](results/{path.name}): {machine['cpu']}, torch {machine['torch']}, {data['date']}. "
+        f"`frontier.py --{data['size']}` took **{data['seconds'] / 60:.1f} minutes**, with "
+        f"{max(row['seeds'] for row in rows)} seeds and the dense frontiers at {_listed([f'{s:.0%}' for s in shares])} "
+        f"of the steps. {tuned(data)} The sections above have more seeds, ways and points, and are what to go by. "
+        "Energy at equal quality, next to the dense frontier:\n",
+        f"| way | {' | '.join(parts)} |",
+        "|" + "---|" * (len(parts) + 1),
+        *(
+            f"| {title} | {' | '.join(_merit(merits.get((task, way))) for task in parts)} |"
+            for way, title in titles.items()
+        ),
+    ]
+
+
 def _epochs(runs: Sequence[dict[str, Any]]) -> float:
     """Returns the epochs to the target, on average over the runs that reached it."""
     return mean(each["epochs"] for each in runs if each["outcome"] == "reached")
@@ -265,8 +294,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tasks: dict[str, list[dict[str, Any]]] = {}
     for path in args.results:
         data = json.loads(path.read_text(encoding="utf-8"))
-        tasks |= data.get("summary", {})
-        lines += sweep_part(path, data, plots) if "sweep" in data else frontier_part(path, data, plots)
+        if "sweep" in data:
+            lines += sweep_part(path, data, plots)
+        elif len(data["summary"]) > 1 and "seconds" in data:
+            lines += whole_part(path, data)
+        else:
+            tasks |= data["summary"]
+            lines += frontier_part(path, data, plots)
         sources |= (
             {data["sweep"]["energy_source"]} if "sweep" in data else {run["energy_source"] for run in data["runs"]}
         )
