@@ -290,14 +290,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     plots = args.out / "plots"
     plots.mkdir(parents=True, exist_ok=True)
-    lines, sources = [], set()
+    lines, last, sources = [], [], set()
     tasks: dict[str, list[dict[str, Any]]] = {}
     for path in args.results:
         data = json.loads(path.read_text(encoding="utf-8"))
         if "sweep" in data:
             lines += sweep_part(path, data, plots)
         elif len(data["summary"]) > 1 and "seconds" in data:
-            lines += whole_part(path, data)
+            last += whole_part(path, data)
         else:
             tasks |= data["summary"]
             lines += frontier_part(path, data, plots)
@@ -306,7 +306,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     said = " and ".join(sorted(each.replace(":", ": ") for each in sources))
     seeds = {task: max(row["seeds"] for row in rows) for task, rows in tasks.items()}
-    page = HEAD.format(source=said) + "\n".join([*overview(tasks, seeds), *lines]) + "\n"
+    page = HEAD.format(source=said) + "\n".join([*overview(tasks, seeds), *lines, *last]) + "\n"
     (args.out / "README.md").write_text(page, encoding="utf-8")
 
 

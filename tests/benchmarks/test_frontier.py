@@ -118,6 +118,17 @@ def test_over_all_tasks(script: Script) -> None:
     assert "The least over all tasks: **A**, 0.50" in lines and "A: pays on x and y." in lines and "50%" not in lines
 
 
+def test_what_a_run_of_all_tasks_says(script: Script) -> None:
+    merit = {"dense": {"joules": {"ratio": 0.5, "low": 0.4, "high": 0.6, "bound": ""}}}
+    dense = {"way": "dense", "title": "dense", "share": 0.25, "seeds": 3, "merit": {}}
+    rows = [dense, dense | {"share": 1.0}, {"way": "a", "title": "A", "share": 1.0, "seeds": 3, "merit": merit}]
+    machine = {"cpu": "CPU", "torch": "2"}
+    data = {"machine": machine, "date": "today", "size": "short", "seconds": 90.0, "summary": {"x": rows, "y": rows}}
+    lines = "\n".join(script("frontier_page").whole_part(Path("all.json"), data))
+    assert "took **1.5 minutes**, with 3 seeds and the dense frontiers at 25% and 100% of the steps" in lines
+    assert "| A | 0.50 (0.40 to 0.60) | 0.50 (0.40 to 0.60) |" in lines and "| dense |" not in lines
+
+
 def points(costs, values, noise=0.0, seeds=4):
     generator = torch.Generator().manual_seed(0)
     return [
