@@ -106,6 +106,8 @@ def test_the_demo_in_both_backends(main: Any) -> None:
             next(arm["runs"][0] for arm in data["arms"] if arm["name"] == f"{backend} {kind}")
             for backend in ("torch", "ort")
         )
-        # The same images in the same order, at the same learning rates; apart by what float32 grows to in 32 steps.
-        assert ort_run["train_loss"] == pytest.approx(torch_run["train_loss"], rel=0.03)
+        # The same images in the same order, at the same learning rates. What float32 rounds off grows, under AdamW and
+        # batch norms, in 32 steps to 0.5%; PyTorch itself, from weights that differ by 1e-7, comes apart by 1.2%. Step
+        # by step the two are compared where it does not grow, in tests/ecograph/export.
+        assert ort_run["train_loss"] == pytest.approx(torch_run["train_loss"], rel=0.02)
         assert abs(data["points_apart"][kind]) < 1
