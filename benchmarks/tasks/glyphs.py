@@ -1,4 +1,9 @@
-"""Recognizing drawn characters: 72 classes, 32x32, turned, sheared, noisy; as many images as are asked for."""
+"""Recognizing drawn characters: 72 classes, 32x32, turned, sheared, noisy; as many images as are asked for.
+
+The noise makes the difficulty. As the task is by default, a dense Wide ResNet comes to 94.9% (one training, in bf16:
+benchmarks/results/glyphs_difficulty_2_cores.json), after as many epochs with noise of 0.08 to 92.8%, and with 0.22 to
+43.9% even after 20.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +21,7 @@ from tasks.task import Task
 SIZE = 32
 TEST = 5000
 #: Standard deviation of the noise, next to a contrast of 0.3 to 1.
-NOISE = 0.22
+NOISE = 0.07
 
 
 @cache
@@ -41,7 +46,7 @@ def as_input(image: Tensor) -> Tensor:
 def task(
     scale: float = 1.0,
     count: int = 50_000,
-    epochs: int = 20,
+    epochs: int = 8,
     widths: tuple[int, ...] = (64, 128, 256),
     blocks: int = 1,
     batch: int = 128,
