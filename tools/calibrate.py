@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from ecograph.cost.calibration.calibrate import Progress
     from ecograph.cost.devices import Device
 
+#: What lies between operations, in words.
+BESIDE = {
+    "forward": "beside each operation of the forward",
+    "backward": "beside each operation of the backward",
+    "optimizer": "beside each operation of the optimizer",
+    "function": "a function that is differentiated in Python",
+    "python": "each call of a Python function",
+}
+
 
 def calibrate(
     dtypes: Annotated[
@@ -116,9 +125,11 @@ def _report(device: Device, path: Path, seconds: float) -> Group:
             table.add_row(f"products in {dtype}, at most", f"{human(round(figure.value))}FLOP/s")
     table.add_row("memory, at most", f"{human(round(device.bandwidth.value))}B/s")
     table.add_row("an operation, at least", duration(device.call.value))
-    for phase, figure in device.overhead.items():
-        if phase != "recomputed":
-            table.add_row(f"beside each operation of the {phase}", duration(figure.value))
+    for of, title in BESIDE.items():
+        if of in device.overhead:
+            longer = device.swept.get(of)
+            more = "" if longer is None else f", and {duration(longer.value)} more with full caches"
+            table.add_row(title, duration(device.overhead[of].value) + more)
     table.add_row("memory that is new, beside writing it", f"{duration(1e6 * device.new_memory.value)} per MB")
     table.add_row("operations timed", str(len(device.timings)))
     table.add_row("spread of repeats", f"{device.spread:.1%}")

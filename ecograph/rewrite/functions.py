@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._C._functorch import TransformType
+from torch._C._functorch import TransformType, unwrap_if_dead
 
 _CONVS: dict[tuple[int, bool], Callable[..., Tensor]] = {
     (1, False): F.conv1d,
@@ -45,6 +45,24 @@ def per_dimension(value: Any, dims: int) -> tuple[int, ...]:
         return (value,) * dims
     values = tuple(value)
     return values * dims if len(values) == 1 else values
+
+
+def applied(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """Returns ``function.apply`` for calls that give every argument by its position.
+
+    ``apply`` binds the arguments to the signature, to fill in defaults: in Python, for every call. Between large
+    operations, where that code is not in the caches, it takes longer than many a small product. Transforms of
+    ``torch.func`` and the compiler see the function as always.
+    """
+    quick = super(torch.autograd.Function, function).apply  # what apply calls with the arguments it has bound
+
+    def apply(*args: Any) -> Any:
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            return function.apply(*args)  # type: ignore[no-untyped-call]
+        # A tensor that has outlived its transform is the tensor it wraps.
+        return quick(*(unwrap_if_dead(arg) if isinstance(arg, Tensor) else arg for arg in args))
+
+    return apply
 
 
 def mapped() -> bool:

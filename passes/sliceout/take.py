@@ -8,7 +8,6 @@ gathered by an index that stays a tensor.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -22,7 +21,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from ecograph.analysis.layout import Layout
 from ecograph.passes.sliceout.given import take_given
 from ecograph.passes.sliceout.group_slice import GroupSlice
-from ecograph.rewrite.functions import mapped
+from ecograph.rewrite.functions import applied, mapped
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +141,7 @@ def _taken(tensor: Tensor, cuts: Sequence[Cut], box: Box, name: str) -> Tensor:
     if _strided(tensor, box):
         return _window(tensor, box)
     if torch.is_grad_enabled() and tensor.requires_grad and not mapped():
-        return _Take.apply(tensor, box)  # type: ignore[no-any-return, no-untyped-call]
+        return _apply(tensor, box)  # type: ignore[no-any-return]
     return _take(tensor, box)
 
 
@@ -363,8 +362,7 @@ class _Take(torch.autograd.Function):
         return _take(tangents[0], ctx.box)
 
 
-# Function.apply binds arguments to it in every call; to find it out takes longer than to cut.
-_Take.forward.__signature__ = inspect.signature(_Take.forward)  # type: ignore[attr-defined]
+_apply = applied(_Take)
 
 
 class _Gather(torch.autograd.Function):

@@ -7,7 +7,6 @@ grad_bias are the rows ``K`` of the full ones, which are zero elsewhere.
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from ecograph.passes.sparse_backward.selection import (
     fill_value,
     select_channels,
 )
-from ecograph.rewrite.functions import per_dimension
+from ecograph.rewrite.functions import applied, per_dimension
 
 
 def sparse_conv(
@@ -71,9 +70,7 @@ def sparse_conv(
             keep=keep, grads=grads, random=random, unbiased=unbiased,
         )  # fmt: skip
     input, weight, bias = cast_inputs(input, weight, bias)
-    output: Tensor = _SparseConv.apply(  # type: ignore[no-untyped-call]
-        input, weight, bias, geometry, keep, grads, random, unbiased
-    )
+    output: Tensor = _apply(input, weight, bias, geometry, keep, grads, random, unbiased)
     return output
 
 
@@ -176,8 +173,7 @@ class _SparseConv(torch.autograd.Function):
         return grad_input, grad_weight, grad_bias, None, None, None, None, None
 
 
-# Function.apply binds arguments to it in every call; to find it out takes longer than a small product.
-_SparseConv.forward.__signature__ = inspect.signature(_SparseConv.forward)  # type: ignore[attr-defined]
+_apply = applied(_SparseConv)
 
 
 def _backward(

@@ -9,7 +9,6 @@ and zero in the rows of W and b that were not kept.
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 from ecograph.passes.sparse_backward.autocast import cast_inputs
 from ecograph.passes.sparse_backward.gather import put_rows, take_columns, take_rows
 from ecograph.passes.sparse_backward.selection import channel_scores, dropped_nan, fill_value, select_channels
+from ecograph.rewrite.functions import applied
 
 
 def sparse_linear(
@@ -52,7 +52,7 @@ def sparse_linear(
             keep=keep, grads=grads, random=random, unbiased=unbiased,
         )  # fmt: skip
     input, weight, bias = cast_inputs(input, weight, bias)
-    output: Tensor = _SparseLinear.apply(input, weight, bias, keep, grads, random, unbiased)  # type: ignore[no-untyped-call]
+    output: Tensor = _apply(input, weight, bias, keep, grads, random, unbiased)
     return output
 
 
@@ -113,5 +113,4 @@ class _SparseLinear(torch.autograd.Function):
         return grad_input, grad_weight, grad_bias, None, None, None, None
 
 
-# Function.apply binds arguments to it in every call; to find it out takes longer than a small product.
-_SparseLinear.forward.__signature__ = inspect.signature(_SparseLinear.forward)  # type: ignore[attr-defined]
+_apply = applied(_SparseLinear)

@@ -187,6 +187,7 @@ _UNITS = {
     "reached": ("share of the peak that products reach", ""),
     "call": ("least time of an operation", "s"),
     "overhead": ("time beside each operation", "s"),
+    "swept": ("the same, longer with full caches", "s"),
     "new_memory": ("first use of memory", "s/B"),
     "reused": ("largest allocation that is reused", "B"),
     "watts_static": ("static power", "W"),

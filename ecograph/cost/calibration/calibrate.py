@@ -89,7 +89,7 @@ def calibrate(
     paces: list[float] = []
     tell(Progress("overheads", 0, total))
     settle(0.0)
-    extra = overhead.time_overheads()
+    beside, swept = overhead.time_overheads()
     rough = generic_cpu(threads)
     # It is known beside all else, so that no timing has a share in it that depends on how the operands happen to lie.
     new_memory = rough.new_memory if keeps_memory() else Figure(overhead.time_new_memory(), HERE)
@@ -110,7 +110,8 @@ def calibrate(
         flops=_rates(timings, rough.flops),
         bandwidth=Figure(_highest_bandwidth(timings), f"{HERE}: the fastest copy or addition of 16 MiB and more"),
         call=Figure(min(timing.seconds for timing in timings), f"{HERE}: the shortest operation"),
-        overhead={phase: Figure(value, HERE) for phase, value in extra.items()},
+        overhead={of: Figure(value, HERE) for of, value in beside.items()},
+        swept={of: Figure(value, HERE) for of, value in swept.items()},
         new_memory=new_memory,
         timings=tuple(timings),
         # Within parts, as rounds show it, or between them, as the pace of one product does.

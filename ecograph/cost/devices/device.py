@@ -70,6 +70,8 @@ class Device:
             what recording for autograd takes, in the backward what autograd takes; ``"function"``: what an
             ``autograd.Function`` written in Python takes, forward and backward together; ``"python"``: what each call
             of a Python function takes beside.
+        swept: the same -> seconds that it takes longer where other operations have filled the processor's caches;
+            ``"view"``: likewise, of what a view takes itself.
         new_memory: seconds per byte that writing to memory takes longer when it has just been asked of the system.
         reused: bytes of the largest allocation whose memory is reused after it was freed, and not given back.
         watts_static: drawn whatever it does.
@@ -88,6 +90,7 @@ class Device:
     reached: Figure
     call: Figure
     overhead: Mapping[str, Figure]
+    swept: Mapping[str, Figure]
     new_memory: Figure
     reused: Figure
     watts_static: Figure

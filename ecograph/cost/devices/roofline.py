@@ -32,7 +32,9 @@ class Roofline:
 
     def seconds(self, op: Op) -> float:
         """Returns how long an operation takes, all its runs together."""
-        beside = self._overhead(op.kind if op.kind in (FUNCTION, PYTHON) else op.phase)
+        beside = self._beside(op.kind if op.kind in (FUNCTION, PYTHON) else op.phase, op.swept)
+        if op.kind == VIEW:
+            beside += self._beside(VIEW, op.swept)
         if op.kind in (VIEW, FUNCTION, PYTHON):
             return op.count * beside
         timed = self._rates.seconds(op)
@@ -53,9 +55,11 @@ class Roofline:
         found = [self.cost(op) for op in ops]
         return sum(seconds for seconds, _ in found), sum(joules for _, joules in found)
 
-    def _overhead(self, of: str) -> float:
-        figure = self.device.overhead.get(of)
-        return 0.0 if figure is None else figure.value
+    def _beside(self, of: str, swept: float) -> float:
+        """Returns what it takes beside the time of operations, with so much of the caches filled by others."""
+        figures = self.device.overhead.get(of), self.device.swept.get(of)
+        there, further = (0.0 if figure is None else figure.value for figure in figures)
+        return there + swept * further
 
     def _new_memory(self, op: Op) -> float:
         """Returns what it takes to get the memory of a large result from the system, page by page."""

@@ -58,7 +58,9 @@ def _record(compute: Callable[..., Any], specs: Sequence[Spec | None]) -> tuple[
             tensor for spec, tensor in zip(specs, tensors, strict=True) if tensor is not None and spec and spec.weight
         ]
         with Owners(nn.Module()) as owners:
-            recorder = Recorder(owners, weights, known)
+            # In a step others ran before, on as much as this call is on.
+            before = sum(tensor.nbytes for tensor in known) - sum(weight.nbytes for weight in weights)
+            recorder = Recorder(owners, weights, known, moved_before=before)
             with recorder:
                 out = compute(*tensors)
                 if out.requires_grad:

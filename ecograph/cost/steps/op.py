@@ -34,6 +34,8 @@ class Op:
         channels_last: whether it runs on images in this format.
         strided: whether a copy puts elements in another order in memory.
         fresh: whether it writes into memory that it allocates.
+        swept: share of the processor's caches that the operations before it have filled with their own: what is run
+            between them, code as much as data, has to come from further away then.
         count: how often it runs.
     """
 
@@ -51,6 +53,7 @@ class Op:
     channels_last: bool = False
     strided: bool = False
     fresh: bool = True
+    swept: float = 0.0
     count: int = 1
 
     @property

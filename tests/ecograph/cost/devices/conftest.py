@@ -30,6 +30,7 @@ def round_cpu() -> Device:
         reached=of(0.5),
         call=of(1e-6),
         overhead={"forward": of(1e-6), "recomputed": of(1e-6), "backward": of(2e-6), "optimizer": of(0.0)},
+        swept={},
         new_memory=of(1e-9),
         reused=of(1000),
         watts_static=of(10.0),

@@ -51,6 +51,7 @@ PLAIN = replace(
     reached=Figure(1.0, ""),
     call=Figure(0.0, ""),
     overhead={},
+    swept={},
 )
 
 
