@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ecograph.cost.calibration.calls import calls
-from ecograph.cost.steps.kinds import FUNCTION, PYTHON, VIEW
+from ecograph.cost.steps.kinds import CALL, FUNCTION, PYTHON, VIEW
 from ecograph.cost.steps.recorder import HALF
 
 _ROUNDS = 25
@@ -26,6 +26,8 @@ _SMALL, _LARGE = (2, 16, 4, 4), (8, 64, 64, 64)
 _MOVED = 6 * 2**23
 #: Views in a row.
 _VIEWS = 5
+#: Small operations in a row.
+_OPERATIONS = 8
 _THIRD = Fraction(1, 3)
 
 
@@ -57,7 +59,7 @@ class Identity(torch.autograd.Function):
 def time_swept(times: int = 3) -> tuple[dict[str, float], dict[str, float]]:
     """Returns seconds of what lies between operations: beside small ones, and how much longer with full caches.
 
-    Of each call of a Python function; of a view; of a function that is differentiated in Python, forward and backward
+    Of each call of a Python function; of a view; of a small operation; of a function that is differentiated in Python, forward and backward
     together; and of what autograd and the module take beside an operation, in the forward.
 
     Args:
@@ -78,11 +80,17 @@ def _beside(shape: tuple[int, ...]) -> dict[str, float]:
     images = torch.zeros(shape)
     inputs = torch.zeros(8, requires_grad=True)
     matrix = torch.zeros(64, 64)
+    row = torch.rand(64)
     gradient = torch.ones(8)
     module = nn.Tanh()
 
     def views() -> torch.Tensor:
         return matrix.movedim(1, -1).reshape(-1, 64).expand(64, 64).view(8, 8, 64).unsqueeze(0)
+
+    def operations() -> torch.Tensor:
+        kept = row.topk(13).indices.sort().values
+        taken = matrix.index_select(0, kept).abs().sum(0)
+        return row.clone().index_fill_(0, kept, 0.0).add_(taken)
 
     def viewed() -> Any:
         return torch.autograd.grad(inputs.view_as(inputs), inputs, gradient)
@@ -93,6 +101,7 @@ def _beside(shape: tuple[int, ...]) -> dict[str, float]:
     probes: Mapping[str, Callable[[], Any]] = {
         "python": compute,
         "views": views,
+        "operations": operations,
         "viewed": viewed,
         "in python": in_python,
         "plain": lambda: torch.tanh(gradient),
@@ -111,6 +120,7 @@ def _beside(shape: tuple[int, ...]) -> dict[str, float]:
     return {
         PYTHON: python,
         VIEW: taken["views"] / _VIEWS,
+        CALL: taken["operations"] / _OPERATIONS,
         FUNCTION: max(taken["in python"] - taken["viewed"] - python * (calls(in_python) - calls(viewed)), 0.0),
         "forward": max(taken["module"] - taken["plain"] - python * calls(lambda: module(inputs)), 0.0),
     }

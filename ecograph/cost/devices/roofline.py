@@ -16,7 +16,7 @@ import torch
 from ecograph.allocator import keeps_memory
 from ecograph.cost.devices.device import Device, Figure
 from ecograph.cost.devices.rates import Rates
-from ecograph.cost.steps.kinds import FUNCTION, PYTHON, VIEW
+from ecograph.cost.steps.kinds import CALL, FUNCTION, PYTHON, VIEW
 from ecograph.cost.steps.op import Op
 
 
@@ -37,6 +37,8 @@ class Roofline:
             beside += self._beside(VIEW, op.swept)
         if op.kind in (VIEW, FUNCTION, PYTHON):
             return op.count * beside
+        if op.phase != "optimizer":
+            beside += self._beside(CALL, op.swept)
         timed = self._rates.seconds(op)
         return op.count * (beside + self._new_memory(op) + (self._bound(op) if timed is None else timed))
 

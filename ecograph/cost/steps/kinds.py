@@ -11,6 +11,8 @@ VIEW = "view"
 FUNCTION = "function"
 #: Functions written in Python that are called between operations.
 PYTHON = "python"
+#: Any operation, where what it takes to call it is meant.
+CALL = "call"
 #: Work of which nothing is known but its bytes.
 UNCOUNTED = "uncounted"
 

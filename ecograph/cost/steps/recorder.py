@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -28,11 +28,9 @@ _QUESTIONS = ("prim.", "profiler.", "aten.sym_", "aten.promote_types")
 
 _DEVICE = torch.ops.prim.device.default
 
-#: Code that runs between operations ran about so many of them ago, a layer or two, when the last one like it was run.
-AGO = 8
-#: Bytes that operations move in the meantime to fill half of the caches. Fitted: on 2 cores with 1 MiB of their own
-#: each, calls of Python, views and small operations between others that moved 0.1 to 200 MB took ever longer, up to 5
-#: times, and lay on this curve.
+#: Bytes that operations move to fill half of the caches. Fitted: on 2 cores with 1 MiB of their own each, calls of
+#: Python, views and small operations between others that moved 0.1 to 200 MB took ever longer, up to 5 times, and lay
+#: on this curve.
 HALF = 2**23
 
 
@@ -43,7 +41,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         owners: knows which layer is at work.
         parameters: of the model.
         known: all tensors that are there before the step.
-        moved_before: bytes that each of the operations moved that ran before.
+        moved_before: bytes that other operations moved before.
 
     Attributes:
         ops: what was written down.
@@ -68,7 +66,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._frames = Frames()
         self._calls: Counter[tuple[Phase, str]] = Counter()
         self._swept: Counter[tuple[Phase, str]] = Counter()
-        self._moved: deque[int] = deque([moved_before] * AGO, maxlen=AGO)
+        #: Bytes that operations have moved so far, and when something was run last, by what it is.
+        self._moved = moved_before
+        self._ran: dict[tuple[str, ...], int] = {}
 
     def __enter__(self) -> Recorder:
         """Begins to look."""
@@ -124,15 +124,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _write(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         kind = kind_of(func)
         phase, layer = self._owners.now()
-        moved = sum(self._moved)
-        swept = moved / (moved + HALF)
-        if self._frames.count:
-            count = self._frames.take()
-            self._calls[phase, layer] += count
-            self._swept[phase, layer] += count * swept
         results = tensors(out)
         operands = tensors((args, kwargs))
         name = name_of(func)
+        if self._frames.count:
+            count = self._frames.take()
+            self._calls[phase, layer] += count
+            # What calls an operation is most likely what called the last one like it.
+            self._swept[phase, layer] += count * self._swept_since("python", phase, name)
         fresh = self.memory.add(results, kept_beside(name, args, results)) and not writes_to(func)
         if kind in ("recurrent", "recurrent_backward"):
             self.memory.take(recurrent_temporary(name, args))
@@ -143,10 +142,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             "layer": layer,
             "dtype": dtype,
             "device": device,
-            "swept": swept,
+            "swept": self._swept_since(phase, name),
         }
         if phase == "backward":
-            self._see_function(phase, layer, swept)
+            self._see_function(phase, layer)
         if kind == VIEW:
             self.ops.append(Op(kind=kind, fresh=False, **about))
             return
@@ -182,12 +181,19 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _write_down(self, *ops: Op) -> None:
         """Writes down operations that move something."""
         self.ops += ops
-        self._moved.append(sum(op.bytes for op in ops))
+        self._moved += sum(op.bytes for op in ops)
 
-    def _see_function(self, phase: Phase, layer: str, swept: float) -> None:
+    def _swept_since(self, *what: str) -> float:
+        """Returns which share of the caches was filled since something was run last; and it is run now."""
+        moved = self._moved - self._ran.get(what, 0)
+        self._ran[what] = self._moved
+        return moved / (moved + HALF)
+
+    def _see_function(self, phase: Phase, layer: str) -> None:
         """Writes down that a function written in Python is differentiated, once for each of its calls."""
         node = self._owners.python_function()
         if node is not None and node is not self._function:
+            swept = self._swept_since("function", type(node).__name__)
             self.ops.append(
                 Op(
                     name="autograd.Function", kind=FUNCTION, phase=phase, layer=layer, swept=swept, fresh=False
