@@ -59,8 +59,8 @@ class Identity(torch.autograd.Function):
 def time_swept(times: int = 3) -> tuple[dict[str, float], dict[str, float]]:
     """Returns seconds of what lies between operations: beside small ones, and how much longer with full caches.
 
-    Of each call of a Python function; of a view; of a small operation; of a function that is differentiated in Python, forward and backward
-    together; and of what autograd and the module take beside an operation, in the forward.
+    Of each call of a Python function; of a view; of a small operation; of a function that is differentiated in Python,
+    forward and backward together; and of what autograd and the module take beside an operation, in the forward.
 
     Args:
         times: how often each is taken, half a second each; the figures are medians.

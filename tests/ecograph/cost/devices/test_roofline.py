@@ -57,8 +57,8 @@ def test_a_function_written_in_python(round_cpu: Device) -> None:
 
 
 def test_what_lies_between_operations_takes_longer_with_full_caches(round_cpu: Device) -> None:
-    swept = {"backward": Figure(1e-5, ""), "view": Figure(1e-4, ""), "python": Figure(1e-3, ""), "call": Figure(1e-2, "")}
-    roofline = Roofline(replace(round_cpu, swept=swept))
+    swept = {"backward": 1e-5, "view": 1e-4, "python": 1e-3, "call": 1e-2}
+    roofline = Roofline(replace(round_cpu, swept={of: Figure(value, "") for of, value in swept.items()}))
     assert roofline.seconds(op(kind="view", phase="backward", count=2)) == pytest.approx(4e-6)
     assert roofline.seconds(op(kind="view", phase="backward", swept=0.5)) == pytest.approx(2e-6 + 5e-6 + 5e-5)
     assert roofline.seconds(op(kind="view", phase="forward", swept=0.5)) == pytest.approx(1e-6 + 5e-5)
