@@ -89,11 +89,11 @@ def calibrate(
     paces: list[float] = []
     tell(Progress("overheads", 0, total))
     settle(0.0)
-    beside, swept = overhead.time_overheads()
     rough = generic_cpu(threads)
     # It is known beside all else, so that no timing has a share in it that depends on how the operands happen to lie.
     new_memory = rough.new_memory if keeps_memory() else Figure(overhead.time_new_memory(), HERE)
     keep_memory()
+    beside, swept = overhead.time_overheads()
     for dtype, part in parts:
         title = f"{part.title}, {dtype}"
         tell(Progress(title, len(timings), total))

@@ -33,9 +33,7 @@ def time_overheads(times: int = 3) -> tuple[dict[str, float], dict[str, float]]:
     near, swept = time_swept(times)
     found = [_overheads(near[PYTHON]) for _ in range(times)]
     beside = {each: statistics.median(one[each] for one in found) for each in found[0]}
-    beside |= {"recomputed": beside["forward"], FUNCTION: near[FUNCTION], PYTHON: near[PYTHON]}
-    # A node of the backward is as much of autograd's code as recording it was: it is not timed by itself.
-    return beside, swept | {"recomputed": swept["forward"], "backward": swept["forward"]}
+    return beside | {"recomputed": beside["forward"], FUNCTION: near[FUNCTION], PYTHON: near[PYTHON]}, swept
 
 
 def _overheads(python: float) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """What is called between operations takes longer where these have filled the caches: how much.
 
-Between operations on large tensors, Python, autograd and torch's dispatcher find neither their code nor data near.
+Between operations on large tensors, Python and torch's dispatcher find neither their code nor data near.
 Each of them is timed by itself, in turn with a layer: once on small images, and once on large ones.
 """
 
@@ -59,8 +59,8 @@ class Identity(torch.autograd.Function):
 def time_swept(times: int = 3) -> tuple[dict[str, float], dict[str, float]]:
     """Returns seconds of what lies between operations: beside small ones, and how much longer with full caches.
 
-    Of each call of a Python function; of a view; of a small operation; of a function that is differentiated in Python,
-    forward and backward together; and of what autograd and the module take beside an operation, in the forward.
+    Of each call of a Python function; of a view; of a small operation; and of a function that is differentiated in
+    Python, forward and backward together.
 
     Args:
         times: how often each is taken, half a second each; the figures are medians.
@@ -82,7 +82,6 @@ def _beside(shape: tuple[int, ...]) -> dict[str, float]:
     matrix = torch.zeros(64, 64)
     row = torch.rand(64)
     gradient = torch.ones(8)
-    module = nn.Tanh()
 
     def views() -> torch.Tensor:
         return matrix.movedim(1, -1).reshape(-1, 64).expand(64, 64).view(8, 8, 64).unsqueeze(0)
@@ -104,8 +103,6 @@ def _beside(shape: tuple[int, ...]) -> dict[str, float]:
         "operations": operations,
         "viewed": viewed,
         "in python": in_python,
-        "plain": lambda: torch.tanh(gradient),
-        "module": lambda: module(inputs),
     }
     times: dict[str, list[float]] = {name: [] for name in probes}
     for _ in range(_ROUNDS):
@@ -122,5 +119,4 @@ def _beside(shape: tuple[int, ...]) -> dict[str, float]:
         VIEW: taken["views"] / _VIEWS,
         CALL: taken["operations"] / _OPERATIONS,
         FUNCTION: max(taken["in python"] - taken["viewed"] - python * (calls(in_python) - calls(viewed)), 0.0),
-        "forward": max(taken["module"] - taken["plain"] - python * calls(lambda: module(inputs)), 0.0),
     }

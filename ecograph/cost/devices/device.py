@@ -70,9 +70,8 @@ class Device:
             what recording for autograd takes, in the backward what autograd takes; ``"function"``: what an
             ``autograd.Function`` written in Python takes, forward and backward together; ``"python"``: what each call
             of a Python function takes beside.
-        swept: the same -> seconds that it takes longer where other operations have filled the processor's caches;
-            ``"view"``: likewise, of what a view takes itself; ``"call"``: of what finding the kernel of any other
-            operation does, and the kernel's code.
+        swept: ``"function"``, ``"python"``, ``"view"`` and ``"call"``, which is any other operation -> seconds that
+            calling it takes longer where others have filled the processor's caches.
         new_memory: seconds per byte that writing to memory takes longer when it has just been asked of the system.
         reused: bytes of the largest allocation whose memory is reused after it was freed, and not given back.
         watts_static: drawn whatever it does.

@@ -32,13 +32,9 @@ class Roofline:
 
     def seconds(self, op: Op) -> float:
         """Returns how long an operation takes, all its runs together."""
-        beside = self._beside(op.kind if op.kind in (FUNCTION, PYTHON) else op.phase, op.swept)
-        if op.kind == VIEW:
-            beside += self._beside(VIEW, op.swept)
+        beside = self._beside(op)
         if op.kind in (VIEW, FUNCTION, PYTHON):
             return op.count * beside
-        if op.phase != "optimizer":
-            beside += self._beside(CALL, op.swept)
         timed = self._rates.seconds(op)
         return op.count * (beside + self._new_memory(op) + (self._bound(op) if timed is None else timed))
 
@@ -57,11 +53,14 @@ class Roofline:
         found = [self.cost(op) for op in ops]
         return sum(seconds for seconds, _ in found), sum(joules for _, joules in found)
 
-    def _beside(self, of: str, swept: float) -> float:
-        """Returns what it takes beside the time of operations, with so much of the caches filled by others."""
-        figures = self.device.overhead.get(of), self.device.swept.get(of)
-        there, further = (0.0 if figure is None else figure.value for figure in figures)
-        return there + swept * further
+    def _beside(self, op: Op) -> float:
+        """Returns what calling an operation takes beside its own time, with so much of the caches filled by others."""
+        in_python = op.kind in (FUNCTION, PYTHON)
+        there = self.device.overhead.get(op.kind if in_python else op.phase)
+        # The optimizer runs the same few operations on one parameter after another.
+        again = op.phase == "optimizer" and not in_python
+        further = None if again else self.device.swept.get(op.kind if in_python or op.kind == VIEW else CALL)
+        return (0.0 if there is None else there.value) + (0.0 if further is None else op.swept * further.value)
 
     def _new_memory(self, op: Op) -> float:
         """Returns what it takes to get the memory of a large result from the system, page by page."""

@@ -57,14 +57,14 @@ def test_a_function_written_in_python(round_cpu: Device) -> None:
 
 
 def test_what_lies_between_operations_takes_longer_with_full_caches(round_cpu: Device) -> None:
-    swept = {"backward": 1e-5, "view": 1e-4, "python": 1e-3, "call": 1e-2}
+    swept = {"view": 1e-4, "python": 1e-3, "call": 1e-2}
     roofline = Roofline(replace(round_cpu, swept={of: Figure(value, "") for of, value in swept.items()}))
     assert roofline.seconds(op(kind="view", phase="backward", count=2)) == pytest.approx(4e-6)
-    assert roofline.seconds(op(kind="view", phase="backward", swept=0.5)) == pytest.approx(2e-6 + 5e-6 + 5e-5)
+    assert roofline.seconds(op(kind="view", phase="backward", swept=0.5)) == pytest.approx(2e-6 + 5e-5)
     assert roofline.seconds(op(kind="view", phase="forward", swept=0.5)) == pytest.approx(1e-6 + 5e-5)
     assert roofline.seconds(op(kind="python", swept=0.25, count=4)) == pytest.approx(1e-3)
     product = op(kind="matmul", phase="backward", flops=10**6)
-    assert roofline.seconds(replace(product, swept=1.0)) == pytest.approx(roofline.seconds(product) + 1e-5 + 1e-2)
+    assert roofline.seconds(replace(product, swept=1.0)) == pytest.approx(roofline.seconds(product) + 1e-2)
     updated = replace(product, phase="optimizer")
     assert roofline.seconds(replace(updated, swept=1.0)) == roofline.seconds(updated)
 
