@@ -54,7 +54,8 @@ def applied(function: type[torch.autograd.Function]) -> Callable[..., Any]:
     operations, where that code is not in the caches, it takes longer than many a small product. Transforms of
     ``torch.func`` and the compiler see the function as always.
     """
-    quick = super(torch.autograd.Function, function).apply  # what apply calls with the arguments it has bound
+    # What apply calls with the arguments it has bound.
+    quick = super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
     def apply(*args: Any) -> Any:
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -65,7 +65,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._function: Any = None
         self._frames = Frames()
         self._calls: Counter[tuple[Phase, str]] = Counter()
-        self._swept: Counter[tuple[Phase, str]] = Counter()
+        self._swept: defaultdict[tuple[Phase, str], float] = defaultdict(float)
         #: Bytes that operations have moved so far, and when something was run last, by what it is.
         self._moved = moved_before
         self._ran: dict[tuple[str, ...], int] = {}
