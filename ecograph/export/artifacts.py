@@ -130,13 +130,13 @@ def describe(graphs: Sequence[onnx.ModelProto], manifest: Manifest, folder: Path
         entry.key, entry.value = METADATA, text
 
 
-def check(folder: Path, manifest: Manifest, modules: dict[str, str]) -> None:
+def check(folder: Path, manifest: Manifest, forward: Forward) -> None:
     """Checks the graphs as ONNX, and takes a step with each training graph and one eval step, in another process.
 
     Args:
         folder: with all files.
         manifest: what is in them.
-        modules: for the nodes of the forward, the paths of their modules.
+        forward: that the graphs were made of.
 
     Raises:
         ValueError: where a graph is no valid ONNX or a step fails.
@@ -151,7 +151,13 @@ def check(folder: Path, manifest: Manifest, modules: dict[str, str]) -> None:
     try:
         take_steps(folder, manifest)
     except TrialError as error:
-        raise ValueError(f"the first training step fails{_place(str(error), modules)}: {error}") from error
+        why = f"the first training step fails{_place(str(error), forward.modules)}: {error}"
+        if forward.fixed_batch is not None:
+            why = (
+                f"the forward works for batches of {forward.fixed_batch} alone, since it makes a number of Python of "
+                f"the batch size, as len(x) does: take x.shape[0] in its place ({why})"
+            )
+        raise ValueError(why) from error
 
 
 def _place(text: str, modules: dict[str, str]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import is_concrete_int
 from torch.utils import _pytree as pytree
 
 from ecograph.capture.inputs import normalize
@@ -70,6 +71,16 @@ def dynamic_shapes(batch: Batch, starts: list[Tensor], statistics: dict[str, Ten
 
     varying = pytree.tree_map(shape, (batch.args, batch.kwargs, batch.targets))
     return (*varying, [None] * len(starts), dict.fromkeys(statistics))
+
+
+def fixed_batch(traced: torch.export.ExportedProgram, batch: Batch) -> int | None:
+    """Returns the batch size where tracing took it for a constant, which nothing else tells; else None."""
+    values = {node.name: node.meta["val"] for node in traced.graph.find_nodes(op="placeholder")}
+    given = [values[name] for name in traced.graph_signature.user_inputs if isinstance(name, str)]
+    first = next((value for value in given if isinstance(value, Tensor)), None)
+    size = first.shape[0] if first is not None and first.dim() else None
+    constant = size is not None and is_concrete_int(size) and size == batch.tensors[0].shape[0]
+    return int(size) if constant else None
 
 
 def _at_least_two(tensor: Tensor) -> Tensor:

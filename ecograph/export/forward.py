@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ecograph.export.batch import Batch, dynamic_shapes
+from ecograph.export.batch import Batch, dynamic_shapes, fixed_batch
 from ecograph.export.differentiable import make_differentiable
 from ecograph.export.losses import Loss
 from ecograph.export.requirements import IR_VERSION, OPSET
@@ -45,6 +45,7 @@ class Forward:
         sites: products whose backward is to be sparse; the nodes are called ``ecograph.site.<index>``.
         slices: channel groups that are sliced; where, the input ``ecograph.starts`` says.
         modules: for every node, the path of the module it came from.
+        fixed_batch: the batch size, where tracing took it for a constant: the forward made a number of Python of it.
     """
 
     model: onnx.ModelProto
@@ -55,6 +56,7 @@ class Forward:
     sites: list[ExportedSite]
     slices: list[ExportedSlice]
     modules: dict[str, str]
+    fixed_batch: int | None = None
 
 
 def export_forward(model: nn.Module, batch: Batch, loss: Loss, *, training: bool, whole: bool = False) -> Forward:
@@ -111,6 +113,7 @@ def export_forward(model: nn.Module, batch: Batch, loss: Loss, *, training: bool
             sites=list(sites),
             slices=slices,
             modules=modules,
+            fixed_batch=fixed_batch(traced, batch),
         )
 
 

@@ -97,7 +97,7 @@ def export_onnx_training(
         describe([*graphs.values()], manifest, partial)
         for name, graph in graphs.items():
             save(graph, partial / name)
-        check(partial, manifest, forward.modules)
+        check(partial, manifest, forward)
     return folder
 
 

@@ -256,6 +256,18 @@ class Counts(nn.Module):
         return y
 
 
+class CountsSamples(nn.Module):
+    """The batch size, as a number of Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x.view(len(x), 2, 2).flatten(1))
+        return y
+
+
 four = torch.randn(3, 4)
 
 
@@ -265,6 +277,7 @@ four = torch.randn(3, 4)
         (Softmaxed, {}, "CumSum in sums.running has no gradient in ONNX Runtime"),
         (Sorted, {}, "Sorted cannot be exported"),
         (Counts, {}, "changes the buffer seen"),
+        (CountsSamples, {}, r"batches of 3 alone, .* len\(x\) .* x\.shape\[0\]"),
         (lambda: nn.Linear(4, 4).double(), {}, "weight is torch.float64"),
         (lambda: nn.Linear(4, 4).requires_grad_(False), {}, "has no parameter that is trained"),
         (lambda: nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, momentum=None)), {}, "1: momentum=None"),
