@@ -1,7 +1,5 @@
 """How long the cost model takes to analyse a model, and that this grows with the model and no faster.
 
-    python benchmarks/analysis_time.py --json out.json --plot out.png   # two minutes on 2 CPU cores
-
 A training step is recorded, with AdamW, and priced on a device known from its datasheet: GPTs of ten depths on the
 meta device; ResNet-50, which is real; and a Llama of 70 billion parameters, on meta again. Each runs in a process of
 its own, which imports PyTorch, analyses a small model first, and then takes its time and its memory.
@@ -9,27 +7,21 @@ its own, which imports PyTorch, analyses a small model first, and then takes its
 
 from __future__ import annotations
 
-import multiprocessing
 import resource
 import statistics
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from command import parser, write_json
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 from torch import nn
 
 from ecograph.cost.devices import Roofline, find_device
 from ecograph.cost.steps import record_step
 
-#: Depths of the GPTs.
-DEPTHS = (2, 4, 8, 16, 24, 32, 48, 64, 80, 96)
+#: GPTs of growing depth, and the models that are to be analysed within a time.
+DEPTHS = tuple(f"gpt-{depth}" for depth in (2, 4, 8, 16, 24, 32, 48, 64, 80, 96))
 OTHERS = ("resnet50", "llama-70b")
 REPEATS = 3
 
@@ -110,34 +102,3 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axes.set_title("GPTs of 2 to 96 layers, on the meta device")
     axes.legend()
     figure.savefig(path, dpi=120)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the benchmark."""
-    names = [*(f"gpt-{depth}" for depth in DEPTHS), *OTHERS]
-    made = parser(__doc__ or "", only=names, rounds=REPEATS)
-    made.add_argument("--plot", type=Path, default=None, help="write the plot over the depths to this file")
-    options = made.parse_args(arguments)
-    console = Console()
-    rows = []
-    for name in track(options.only or names, console=Console(stderr=True)):
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            rows.append(pool.submit(analyse, name).result())
-    table = Table("model", "parameters", "operations", "seconds", "CPU seconds", "memory, GB")
-    for row in rows:
-        table.add_row(
-            row["model"], f"{row['parameters']:,}", f"{row['operations']:,}", f"{row['seconds']:.2f}",
-            f"{row['cpu_seconds']:.2f}", f"{row['bytes'] / 1e9:.2f}",
-        )  # fmt: skip
-    console.print(table)
-    depths = [row for row in rows if row["model"].startswith("gpt-")]
-    found = {"exponent": slope(depths)} if len(depths) > 1 else {}
-    for key, value in found.items():
-        console.print(f"{key}: time grows with the operations to the power of {value:.2f}")
-    if options.plot is not None:
-        plot(depths, options.plot)
-    write_json(options.json, {**found, "rows": rows})
-
-
-if __name__ == "__main__":
-    main()

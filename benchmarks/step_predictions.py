@@ -1,0 +1,170 @@
+"""Training steps of real models: what they take, and what the cost model says that they take and that passes save.
+
+A step is forward, backward and SGD with momentum, all in eager mode, of a model with random weights. The cost model
+sees shapes alone, and none of these timings.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from processes import elsewhere
+from real_models import REAL
+from step_share import peak_memory
+from torch import nn
+
+import ecograph
+from ecograph.cost.devices import Roofline
+from ecograph.cost.steps import record_step
+from ecograph.cost.steps.record import mean_square
+from ecograph.passes import SliceOut, SparseBackward
+
+BATCHES = (1, 8, 32)
+DTYPES = ("float32", "bfloat16")
+PASSES: dict[str, Callable[[], Any]] = {
+    "sparse_backward": lambda: SparseBackward(0.8, schedule="constant"),
+    "sliceout": lambda: SliceOut(0.5, schedule="constant"),
+}
+#: Batch size at which savings are measured.
+BATCH = 8
+#: Steps at the start of a turn that are not counted, and those after them, which are.
+UNCOUNTED, TURN = 2, 4
+#: Seconds after which a model's steps are not repeated any more.
+ENOUGH = 3.0
+#: The same where it is measured what passes save, in rounds of short turns; and the least and most rounds there. What
+#: single rounds of a pair say lies 10 to 50 points apart on a machine that is shared.
+ENOUGH_SAVED, SAVING_ROUNDS = 12.0, (5, 30)
+
+
+class Step:
+    """A training step that can be timed by its parts."""
+
+    def __init__(self, model: nn.Module, inputs: Any, dtype: str = "float32") -> None:
+        self.model = model.train()
+        self.inputs = inputs
+        self.dtype = dtype
+        self.optimizer = sgd(model.parameters())
+
+    def __call__(self) -> tuple[float, float, float]:
+        """Returns the seconds of forward, backward and the optimizer's step."""
+        self.optimizer.zero_grad(set_to_none=True)
+        times = [time.perf_counter()]
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.dtype == "bfloat16"):
+            keywords = self.inputs if isinstance(self.inputs, dict) else {}
+            loss = mean_square(self.model(**keywords) if keywords else self.model(self.inputs))
+        times.append(time.perf_counter())
+        loss.backward()
+        times.append(time.perf_counter())
+        self.optimizer.step()
+        times.append(time.perf_counter())
+        return times[1] - times[0], times[2] - times[1], times[3] - times[2]
+
+
+def sgd(parameters: Any) -> torch.optim.Optimizer:
+    """Returns the optimizer of all steps."""
+    return torch.optim.SGD(parameters, lr=1e-6, momentum=0.9)
+
+
+#: Seconds of a step by its parts: forward, backward, optimizer.
+Parts = tuple[float, float, float]
+
+
+def in_turn(steps: Sequence[Step], rounds: int, enough: float = ENOUGH, least: int = 2) -> list[list[Parts]]:
+    """Returns for each step, and each of the rounds, the medians of its parts, in seconds.
+
+    The steps take turns, some at a time. The first ones of a turn find the caches, the memory and oneDNN's compiled
+    kernels, of which it keeps 1024, as another model or batch size left them: no training does, so they do not count.
+    """
+    times: list[list[Parts]] = [[] for _ in steps]
+    began = time.perf_counter()
+    for done in range(rounds):
+        for step, found in zip(steps, times, strict=True):
+            found.append(middle([step() for _ in range(UNCOUNTED + TURN)][UNCOUNTED:]))
+        if done + 1 >= least and time.perf_counter() - began > enough * len(steps):
+            break
+    return times
+
+
+def middle(times: Sequence[Parts]) -> Parts:
+    """Returns the medians of the parts."""
+    forward, backward, optimizer = (statistics.median(part) for part in zip(*times, strict=True))
+    return forward, backward, optimizer
+
+
+def predicted(model: nn.Module, inputs: Any, roofline: Roofline, dtype: str) -> tuple[tuple[float, ...], int]:
+    """Returns what the cost model says: seconds of forward, backward and optimizer, and bytes at the peak."""
+    amp = "bf16" if dtype == "bfloat16" else None
+    step = record_step(model, inputs, optimizer=sgd, amp=amp)
+    phases = dict.fromkeys(("forward", "recomputed", "backward", "optimizer"), 0.0)
+    for op in step.ops:
+        phases[op.phase] += roofline.seconds(op)
+    seconds = phases["forward"], phases["backward"] + phases["recomputed"], phases["optimizer"]
+    return seconds, step.activation_bytes
+
+
+def step_times(name: str, roofline: Roofline, batches: Sequence[int], rounds: int) -> list[dict[str, Any]]:
+    """Returns a row for each batch size and precision of a model."""
+    torch.manual_seed(0)
+    real = REAL[name]
+    model = real.build()
+    settings = [(batch, dtype) for batch in batches for dtype in DTYPES]
+    inputs = {batch: real.inputs(batch) for batch in batches}
+    says = [predicted(model, inputs[batch], roofline, dtype) for batch, dtype in settings]
+    steps = [Step(model, inputs[batch], dtype) for batch, dtype in settings]
+    rows = []
+    times = map(middle, in_turn(steps, rounds))
+    for (batch, dtype), (seconds, memory), measured in zip(settings, says, times, strict=True):
+        row = {"model": name, "batch": batch, "dtype": dtype, "measured": list(measured), "predicted": list(seconds)}
+        row["error"] = sum(seconds) / sum(measured) - 1
+        if dtype == "float32" and batch == BATCH:
+            row |= {"peak_predicted": memory, "peak_measured": next(elsewhere(measured_peak, [name]))}
+        rows.append(row)
+    return rows
+
+
+def measured_peak(name: str) -> int:
+    """Returns the bytes at the peak of a model's step, by torch's own account.
+
+    The profiler keeps the addresses of all that was allocated while it was on, and takes what lies there later for it:
+    only the first account of a process is right.
+    """
+    torch.manual_seed(0)
+    return peak_memory(Step(REAL[name].build(), REAL[name].inputs(BATCH)))
+
+
+def savings(name: str, roofline: Roofline, rounds: int) -> list[dict[str, Any]]:
+    """Returns a row for each pass: what share of a step it saves."""
+    torch.manual_seed(0)
+    real = REAL[name]
+    plain, inputs = real.build(), real.inputs(BATCH)
+    models = {"plain": plain}
+    for key, make in PASSES.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ecograph.NoEffectWarning)
+            models[key] = ecograph.optimize(copy.deepcopy(plain), example_inputs=inputs, passes=[make()])
+    says = {key: sum(predicted(model, inputs, roofline, "float32")[0]) for key, model in models.items()}
+    # The machine's pace changes from round to round: what a pass saves is the median of what it saved in each.
+    steps = [Step(model, inputs) for model in models.values()]
+    least, most = SAVING_ROUNDS
+    turns = in_turn(steps, most if rounds > 1 else 1, ENOUGH_SAVED, least)
+    takes = {key: [sum(parts) for parts in found] for key, found in zip(models, turns, strict=True)}
+    saved = {
+        key: [1 - mine / plain for mine, plain in zip(takes[key], takes["plain"], strict=True)] for key in PASSES
+    }  # fmt: skip
+    return [
+        {
+            "model": name,
+            "pass": key,
+            "measured": statistics.median(saved[key]),
+            "rounds": saved[key],
+            "predicted": 1 - says[key] / says["plain"],
+            "rewritten": sum(bool(layer.rewritten_by) for layer in ecograph.explain(models[key]).layers),
+        }
+        for key in PASSES
+    ]
