@@ -1,6 +1,6 @@
 """How well the cost model predicts: FLOPs, step times, savings of passes and memory of real models; and how quickly.
 
-    python benchmarks/cost_model.py --json out.json        # calibrates, then everything: 40 minutes on 2 CPU cores
+    python benchmarks/cost_model.py --json out.json        # calibrates, then everything: 35 minutes on 2 CPU cores
     python benchmarks/cost_model.py --only resnet18 gpt2   # times and savings of some models
     python benchmarks/cost_model.py --parts flops analysis --plot out.png
     python benchmarks/cost_model.py --quick                # does it run?

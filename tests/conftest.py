@@ -14,6 +14,6 @@ os.environ["ECOGRAPH_CACHE"] = tempfile.mkdtemp(prefix="ecograph-cache-")
 # A folder of its own: "tests" itself on the path would make "tests/ecograph" look like the package.
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
-from torchvision_ops import declare_missing  # noqa: E402
+from ecograph.tools.torchvision_ops import declare_missing  # noqa: E402
 
 declare_missing()

@@ -28,17 +28,18 @@ class TrialError(Exception):
     """The step failed; the message is what ONNX Runtime said, in one line."""
 
 
-def take_steps(folder: Path, manifest: Manifest) -> None:
+def take_steps(folder: Path, manifest: Manifest, batch_size: int = 2) -> None:
     """Takes the steps with the files of an export: zeros as the batch, every site sparse, slices at the first unit.
 
     Args:
         folder: with all files.
         manifest: what is in them.
+        batch_size: of the batch, where it may vary.
 
     Raises:
         TrialError: where a step fails or the process crashes.
     """
-    batch = [np.zeros([size or 2 for size in each.shape], each.dtype) for each in manifest.inputs]
+    batch = [np.zeros([size or batch_size for size in each.shape], each.dtype) for each in manifest.inputs]
     passes = [registry.from_dict(options) for options in manifest.passes]
     peaks = [pass_.make_rate().peak for pass_ in passes]
     arrays = {f"batch.{i}": array for i, array in enumerate(batch)}

@@ -38,7 +38,9 @@ class Verdict:
         """The reason to leave it, ``""`` where it pays."""
         if self.pays:
             return ""
-        return f"does not pay: saves {_in_words(self.saves)}, costs {_in_words(self.costs)}"
+        # Within the margin it may as well pay.
+        pays = "does not pay" if self.saves <= self.costs else "may not pay"
+        return f"{pays}: saves {_in_words(self.saves)}, costs {_in_words(self.costs)}"
 
     def __add__(self, other: Verdict) -> Verdict:
         return Verdict(self.saves + other.saves, self.costs + other.costs)

@@ -290,6 +290,12 @@ def test_what_cannot_be_exported(make: Any, options: Any, says: str, no_partial_
         export_onnx_training(make(), (four,), path=no_partial_files, **options)
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_batch_as_large_as_that_of_the_trial(size: int, no_partial_files: Path) -> None:
+    with pytest.raises(ValueError, match="batches of 2 alone"):
+        export_onnx_training(CountsSamples(), (four[:size],), path=no_partial_files)
+
+
 def test_paths_that_cannot_be_written(tmp_path: Path) -> None:
     model = nn.Linear(4, 4)
     with pytest.raises(ValueError, match="exists: give a new folder"):

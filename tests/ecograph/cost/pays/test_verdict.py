@@ -18,7 +18,7 @@ from ecograph.cost.steps import Op
         (1e-3, 0.0, ""),
         (1.3e-3, 1e-3, ""),
         (0.4e-3, 0.6e-3, "does not pay: saves 0.4 ms, costs 0.6 ms"),
-        (1.1e-3, 1e-3, "does not pay: saves 1.1 ms, costs 1 ms"),  # within the margin
+        (1.1e-3, 1e-3, "may not pay: saves 1.1 ms, costs 1 ms"),
         (6.1e-7, 3.2e-4, "does not pay: saves 0.61 us, costs 0.32 ms"),
         (0.0, 9.97e-5, "does not pay: saves nothing, costs 0.1 ms"),
         (0.0, 0.0, "does not pay: saves nothing, costs nothing"),
