@@ -47,6 +47,8 @@ def make_batch(model: nn.Module, example_inputs: Any, loss: Loss, example_target
     normalized = normalize(example_inputs)
     if normalized is None:
         raise ValueError("export needs example_inputs: what the model is called with, such as (x,)")
+    if any(isinstance(each, Tensor) and not each.numel() for each in pytree.tree_leaves(normalized)):
+        raise ValueError("example_inputs holds a tensor without elements: give a batch of one sample or more")
     args, kwargs = pytree.tree_map_only(Tensor, lambda t: _at_least_two(t.detach().cpu()), normalized)
     targets = []
     if loss.function is not None:

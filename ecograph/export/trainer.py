@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -196,6 +196,9 @@ class OrtTrainer:
             )
         given = [*inputs, *([targets] if manifest.has_targets else [])]
         arrays = [_array(value, want) for value, want in zip(given, manifest.inputs, strict=True)]
+        for array, want in zip(arrays, manifest.inputs, strict=True):
+            if not array.size:  # ONNX Runtime would end the process
+                raise ValueError(f"{want.name} is {_in_words(array.shape)}: leave out batches without samples")
         sizes = {
             a.shape[0] for a, want in zip(arrays, manifest.inputs, strict=True) if want.shape and want.shape[0] is None
         }
@@ -321,6 +324,9 @@ def _array(value: Any, want: Input) -> np.ndarray[Any, Any]:
         size is None or size == own for own, size in zip(array.shape, want.shape, strict=True)
     )
     if not fits:
-        shape = " x ".join("any" if size is None else str(size) for size in want.shape) or "a scalar"
-        raise ValueError(f"{want.name} is {' x '.join(map(str, array.shape))}, and must be {shape}")
+        raise ValueError(f"{want.name} is {_in_words(array.shape)}, and must be {_in_words(want.shape)}")
     return np.ascontiguousarray(array)
+
+
+def _in_words(shape: Sequence[int | None]) -> str:
+    return " x ".join("any" if size is None else str(size) for size in shape) or "a scalar"

@@ -191,6 +191,7 @@ x8, y3 = torch.zeros(4, 8), torch.zeros(4, dtype=torch.int64)
         ((x8.double(),), y3, "input is float64, and was float32"),
         ((torch.zeros(4, 9),), y3, "input is 4 x 9, and must be any x 8"),
         ((torch.zeros(3, 8),), y3, r"different batch sizes, \[3, 4\]"),
+        ((x8[:0],), y3[:0], "input is 0 x 8: leave out batches without samples"),
         ((x8,), y3 + 3, "label 3 is out of range: there are 3 classes"),
         ((x8,), y3 - 1, "label -1 is out of range"),
     ],
@@ -294,6 +295,11 @@ def test_what_cannot_be_exported(make: Any, options: Any, says: str, no_partial_
 def test_a_batch_as_large_as_that_of_the_trial(size: int, no_partial_files: Path) -> None:
     with pytest.raises(ValueError, match="batches of 2 alone"):
         export_onnx_training(CountsSamples(), (four[:size],), path=no_partial_files)
+
+
+def test_an_example_without_samples(no_partial_files: Path) -> None:
+    with pytest.raises(ValueError, match="example_inputs holds a tensor without elements"):
+        export_onnx_training(nn.Linear(4, 4), (four[:0],), path=no_partial_files)
 
 
 def test_paths_that_cannot_be_written(tmp_path: Path) -> None:
