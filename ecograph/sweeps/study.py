@@ -19,6 +19,8 @@ except ImportError as error:  # pragma: no cover - the extra is there where this
     raise ImportError("a sweep needs optuna: pip install 'ecograph[sweep]'") from error
 from optuna.trial import FrozenTrial, TrialState
 
+from ecograph.sweeps.attempt import REACHED
+
 #: Where things are kept in the attributes of studies and trials.
 DEFINITION, PROBES, ATTEMPT, WORKER, AGAIN, SEED, REPEAT_OF, CONFIRMS, SURPLUS = (
     "definition", "probes", "attempt", "worker", "again", "seed", "repeat of", "confirms", "surplus",
@@ -163,16 +165,16 @@ def take_up_lost(study: optuna.Study) -> int:
     """Has the settings of trials that died with their workers tried again, and returns how many they are.
 
     A worker on this machine is known to be dead when its process is gone; one on another, when it has given no sign of
-    life for a while, which the storage finds out.
+    life for a while, which the storage finds out. One that died when its training was done has not lost it.
     """
     with quiet_optuna():
+        for trial in study.get_trials(deepcopy=False):
+            if trial.state == TrialState.RUNNING and _is_dead(trial.user_attrs.get(WORKER)):
+                state, value = _ended_as(trial, study.user_attrs[DEFINITION]["minimize"])
+                with suppress(optuna.exceptions.UpdateFinishedTrialError):  # another worker was faster
+                    study.tell(trial.number, value, state=state, skip_if_finished=True)
         if isinstance(study._storage, optuna.storages.BaseStorage):
             optuna.storages.fail_stale_trials(study)
-        trials = study.get_trials(deepcopy=False)
-        for trial in trials:
-            if trial.state == TrialState.RUNNING and _is_dead(trial.user_attrs.get(WORKER)):
-                with suppress(optuna.exceptions.UpdateFinishedTrialError):  # another worker was faster
-                    study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
         trials = study.get_trials(deepcopy=False)
         again = {trial.user_attrs.get(AGAIN) for trial in trials}
         lost = [t for t in trials if _is_lost(t) and t.number not in again]
@@ -180,6 +182,16 @@ def take_up_lost(study: optuna.Study) -> int:
             kept = {key: trial.user_attrs[key] for key in (SEED, REPEAT_OF, CONFIRMS) if key in trial.user_attrs}
             study.enqueue_trial(trial.params, user_attrs={AGAIN: trial.number, **kept})
     return len(lost)
+
+
+def _ended_as(trial: FrozenTrial, minimize: str) -> tuple[TrialState, float | None]:
+    """Returns how a trial ended whose worker died: with its training done, as if it had lived to say so."""
+    became = trial.user_attrs.get(ATTEMPT)
+    if became is None:
+        return TrialState.FAIL, None
+    if became["outcome"] != REACHED:
+        return TrialState.PRUNED, None
+    return TrialState.COMPLETE, became["cost"][minimize]
 
 
 def _is_lost(trial: FrozenTrial) -> bool:

@@ -16,7 +16,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from ecograph.sweeps.study import quiet_optuna
+from ecograph.sweeps.study import open_storage, open_study, quiet_optuna, take_up_lost
 
 WORKER = """
 import os, sys, time
@@ -124,3 +124,39 @@ def test_a_kill_loses_at_most_the_running_trial_and_workers_share_the_rest(tmp_p
     searched = [t for t in after if "attempt" in t.user_attrs and "repeat of" not in t.user_attrs]
     assert len(searched) == 6
     assert not [t for t in after if t.state in (TrialState.RUNNING, TrialState.WAITING)]
+
+
+DYING = """
+import os, signal
+from ecograph.sweeps.study import open_storage, open_study, this_worker, quiet_optuna
+with quiet_optuna():
+    study = open_study(open_storage("sweep.db"), "sweep", {{"minimize": "energy"}}, resume=True, seed=0, epochs=4)
+    trial = study.ask()
+    trial.suggest_float("lr", 0.1, 1.0)
+    trial.set_user_attr("worker", this_worker())
+    became = {became!r}
+    if became is not None:
+        trial.set_user_attr("attempt", became)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX's")
+@pytest.mark.parametrize(
+    ("became", "state", "value", "again"),
+    [
+        (None, TrialState.FAIL, None, 1),
+        ({"outcome": "reached", "cost": {"energy": 7.5, "time": 2.0}}, TrialState.COMPLETE, 7.5, 0),
+        ({"outcome": "not reached", "cost": {"energy": 9.0}}, TrialState.PRUNED, None, 0),
+    ],
+)
+def test_a_training_that_was_done_counts_though_its_worker_died(tmp_path, became, state, value, again):
+    ran = subprocess.run([sys.executable, "-c", DYING.format(became=became)], cwd=tmp_path)
+    assert ran.returncode == -signal.SIGKILL
+    with quiet_optuna():
+        storage = open_storage(tmp_path / "sweep.db")
+        left = open_study(storage, "sweep", {"minimize": "energy"}, resume=True, seed=0, epochs=4)
+        assert left.trials[0].state == TrialState.RUNNING
+        assert take_up_lost(left) == again
+    assert (left.trials[0].state, left.trials[0].value) == (state, value)
+    assert len(left.trials) == 1 + again
