@@ -80,9 +80,10 @@ def fixed_batch(traced: torch.export.ExportedProgram, batch: Batch) -> int | Non
     values = {node.name: node.meta["val"] for node in traced.graph.find_nodes(op="placeholder")}
     given = [values[name] for name in traced.graph_signature.user_inputs if isinstance(name, str)]
     first = next((value for value in given if isinstance(value, Tensor)), None)
-    size = first.shape[0] if first is not None and first.dim() else None
-    constant = size is not None and is_concrete_int(size) and size == batch.tensors[0].shape[0]
-    return int(size) if constant else None
+    if first is None or not first.dim() or not is_concrete_int(first.shape[0]):
+        return None
+    size = int(first.shape[0])
+    return size if size == batch.tensors[0].shape[0] else None
 
 
 def _at_least_two(tensor: Tensor) -> Tensor:
