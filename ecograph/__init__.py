@@ -21,6 +21,7 @@ from ecograph.schedule import Scheduler
 if TYPE_CHECKING:
     from ecograph import passes
     from ecograph.advice.advise import advise
+    from ecograph.cost.estimate import estimate
     from ecograph.cost.meter import measure
     from ecograph.export.ort_training import export_onnx_training
     from ecograph.loop import TrainingLoop
@@ -33,6 +34,7 @@ __all__ = [
     "Scheduler",
     "TrainingLoop",
     "advise",
+    "estimate",
     "explain",
     "export_onnx_training",
     "keep_memory",
@@ -54,6 +56,8 @@ def __getattr__(name: str) -> Any:
         return import_module("ecograph.loop").TrainingLoop
     if name == "advise":
         return import_module("ecograph.advice").advise
+    if name == "estimate":
+        return import_module("ecograph.cost.estimate").estimate
     if name == "export_onnx_training":
         return import_module("ecograph.export").export_onnx_training
     if name == "measure":

@@ -113,6 +113,7 @@ class Report:
         parts: how the model was captured: (path, method, note).
         groups: where a pass slices channel groups, every group, and the layers that are in none.
         notes: what the user should know about how to train now.
+        judged_for: for which device, and how that is known, it was decided what pays; "" where that was not asked.
     """
 
     model: str
@@ -123,6 +124,7 @@ class Report:
     parts: list[tuple[str, str, str]] = field(default_factory=list)
     groups: list[GroupReport] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    judged_for: str = ""
 
     @property
     def complete(self) -> bool:
@@ -165,6 +167,7 @@ class Report:
             "flops_after": _flops_dict(self.after),
             "flops_source": "counted" if self.complete else "incomplete: shapes unknown for some layers",
             "notes": self.notes,
+            "judged_for": self.judged_for or None,
             "capture": [{"path": path, "method": method, "note": note} for path, method, note in self.parts],
         }
 
@@ -211,6 +214,7 @@ def explain(model: nn.Module) -> Report:
     return Report(
         groups=groups,
         notes=[note for record in found for note in record.notes],
+        judged_for="; ".join(dict.fromkeys(record.judged_for for record in found if record.judged_for)),
         model=type(model).__name__,
         passes=[
             {**options, "mean_rate": sum(value * share for value, share in mix.items())}

@@ -17,7 +17,10 @@ from ecograph import registry
 from ecograph.analysis import Site, find_sites
 from ecograph.capture import Capture, capture
 from ecograph.capture.graph import example
+from ecograph.cost.devices.find import AUTO
 from ecograph.cost.flops import Flops, graph_flops, product_flops
+from ecograph.cost.pays import planned_for
+from ecograph.cost.pays.prices import Planned
 from ecograph.errors import NoEffectWarning
 from ecograph.guards import check_model, check_names
 from ecograph.record import ATTRIBUTE, ORIGINAL, GroupRecord, Record, SiteRecord, records
@@ -48,6 +51,8 @@ def optimize(
     skip: Sequence[str] = (),
     copy: bool = False,
     lower: Literal["model", "graph"] = "model",
+    device: str = AUTO,
+    amp: str | None = None,
 ) -> M:
     """Rewrites ``model`` so that training it costs less, and returns it.
 
@@ -69,6 +74,9 @@ def optimize(
         copy: leave ``model`` alone and return an optimized deep copy.
         lower: ``"model"`` changes the user's own model. ``"graph"`` returns the rewritten ``torch.fx.GraphModule`` in
             its place, for training only; needs example inputs and a model that is captured in one graph.
+        device: that the model will be trained on, if it is moved there later: what pays is decided for it. A name that
+            ``ecograph inspect --device`` takes, such as ``"h100"``; ``"auto"``: the device that the model is on now.
+        amp: ``"bf16"`` or ``"fp16"`` where the model will be trained under autocast: that, too, decides what pays.
 
     Returns:
         The model (or its copy, or the graph module).
@@ -96,8 +104,10 @@ def optimize(
 
     captured = capture(model, example_inputs)
     sites = find_sites(captured, model)
-    made = plan(chosen, sites, model, skip, captured)
+    with planned_for(device, amp) as training:
+        made = plan(chosen, sites, model, skip, captured)
     record = _record(made, captured)
+    record.judged_for = _judged_for(training)
     if not made.rewritten:
         if switches is None or not switches.of_the_model:
             _warn_no_effect(made, captured)
@@ -157,7 +167,13 @@ def restore_quietly(model: nn.Module) -> None:
 
 
 def compile_graphs(
-    model: nn.Module, *, example_inputs: Any = None, passes: Sequence[Any] | None = None, recipe: str = "balanced"
+    model: nn.Module,
+    *,
+    example_inputs: Any = None,
+    passes: Sequence[Any] | None = None,
+    recipe: str = "balanced",
+    device: str = AUTO,
+    amp: str | None = None,
 ) -> tuple[Capture, Plan, list[tuple[str, str]]]:
     """Runs the compiler without touching the model: for ``ecograph inspect --graph``.
 
@@ -168,7 +184,8 @@ def compile_graphs(
     captured = capture(model, example_inputs)
     sites = find_sites(captured, model)
     before = [graph.module.code for graph in captured.graphs]
-    made = plan(_passes(passes, recipe), sites, model, captured=captured)
+    with planned_for(device, amp):
+        made = plan(_passes(passes, recipe), sites, model, captured=captured)
     rewrite_graphs(made, captured)
     after = [graph.module.code for graph in captured.graphs]
     return captured, made, list(zip(before, after, strict=True))
@@ -233,6 +250,15 @@ def _record(made: Plan, captured: Capture) -> Record:
         groups=_groups(made),
         notes=made.notes,
     )
+
+
+def _judged_for(training: Planned) -> str:
+    """Returns for which device, known how, and in which precision it was decided what pays; "" where it was not."""
+    device = training.asked
+    if device is None:
+        return ""
+    precision = "" if training.amp is None else f", {str(training.amp).removeprefix('torch.')}"
+    return f"{device.title}{precision} ({device.source.replace(':', ', ', 1)})"
 
 
 def _groups(made: Plan) -> list[GroupRecord]:

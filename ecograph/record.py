@@ -89,6 +89,7 @@ class Record:
         groups: every channel group that a pass was asked about, and the layers that are in none.
         notes: what the user should know about how to train now.
         switched: what ``recipe="auto"`` switched on in the model: ``"channels_last"``, ``"compile"``.
+        judged_for: for which device, and how that is known, it was decided what pays; "" where that was not asked.
     """
 
     passes: tuple[dict[str, Any], ...]
@@ -102,6 +103,7 @@ class Record:
     groups: list[GroupRecord] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     switched: tuple[str, ...] = ()
+    judged_for: str = ""
 
 
 def records(model: Any) -> list[Record]:

@@ -162,6 +162,8 @@ def _totals(report: Report) -> Text:
             f"training step: {human_change(before.total, after.total)} FLOPs, "
             f"{after.total / before.total:.0%} of dense{share}, counted from shapes"
         )
+    if report.judged_for:
+        lines.append(f"what pays was decided for {report.judged_for}")
     if not report.complete:
         lines.append("FLOPs of some layers are unknown: give optimize(..., example_inputs=...)")
     return Text("\n".join(lines))

@@ -58,13 +58,9 @@ class CostOptions:
         Raises:
             ValueError: where the step cannot be recorded.
         """
-        from ecograph.cost.devices import find_device
         from ecograph.cost.estimate import estimate
 
-        optimizer = OPTIMIZERS[self.optimizer]
-        if optimizer is not None and find_device(self.device).type == "cuda":
-            optimizer = partial(optimizer, foreach=True)  # as torch does by itself where parameters are on a GPU
-        return estimate(model, example, device=self.device, amp=self.amp, optimizer=optimizer)
+        return estimate(model, example, device=self.device, amp=self.amp, optimizer=OPTIMIZERS[self.optimizer])
 
     def about(self) -> str:
         """Returns what the step is, in words."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import ecograph
+from ecograph.cost.devices.find import AUTO
 from ecograph.optimize import compile_graphs
 from ecograph.record import records
 from ecograph.tools import node_diff
@@ -141,13 +142,15 @@ def _compile(
     cost: CostOptions | None,
     default: bool = True,
 ) -> Inspected:
-    device = next((p.device.type for p in model.parameters()), "cpu")
+    place = next((p.device.type for p in model.parameters()), "cpu")
     inputs = given or (subject.inputs(model) if default else ())
-    example = example_inputs(inputs, device)
+    example = example_inputs(inputs, place)
     types = {path: type(module).__name__ for path, module in model.named_modules()}
+    # What pays is decided for the device and the precision of the estimate.
+    device, amp = (AUTO, None) if cost is None else (cost.device, cost.amp)
     with user_errors():
-        stages = _stages(model, example, passes) if graph else []
-        ecograph.optimize(model, example_inputs=example, passes=passes)
+        stages = _stages(model, example, passes, device, amp) if graph else []
+        ecograph.optimize(model, example_inputs=example, passes=passes, device=device, amp=amp)
         estimate = cost.estimate(model, example) if cost is not None and example is not None else None
     rates = {
         options["name"]: rate
@@ -155,10 +158,12 @@ def _compile(
         for options, rate in zip(record.passes, record.rates, strict=True)
     }
     report = ecograph.explain(model)
-    return Inspected(subject.spec, inputs, bool(given), device, report, stages, estimate, types, rates)
+    return Inspected(subject.spec, inputs, bool(given), place, report, stages, estimate, types, rates)
 
 
-def _stages(model: nn.Module, example: Any, passes: Sequence[Any]) -> list[GraphStages]:
+def _stages(
+    model: nn.Module, example: Any, passes: Sequence[Any], device: str, amp: str | None
+) -> list[GraphStages]:
     """Returns every graph as each pass in turn leaves it."""
     captured, _, codes = compile_graphs(model, example_inputs=example, passes=())
     plain = [describe(graph) for graph in captured.graphs]
@@ -166,7 +171,9 @@ def _stages(model: nn.Module, example: Any, passes: Sequence[Any]) -> list[Graph
     after: list[list[tuple[str, str]]] = [[] for _ in codes]
     nodes = [[each] for each in plain]
     for count in range(1, len(passes) + 1):
-        rewritten, _, codes = compile_graphs(model, example_inputs=example, passes=passes[:count])
+        rewritten, _, codes = compile_graphs(
+            model, example_inputs=example, passes=passes[:count], device=device, amp=amp
+        )
         for place, (graph, (_, new)) in enumerate(zip(rewritten.graphs, codes, strict=True)):
             after[place].append((passes[count - 1].name, readable(new)))
             nodes[place].append(describe(graph))

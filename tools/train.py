@@ -72,7 +72,7 @@ def train(
     with redirect_stdout(sys.stderr):  # what the user's code prints is no part of the report
         job = read_job(config, changes or [])
         if dry_run:
-            planned = plan(job)
+            planned = plan(job, on=on or "auto")
         else:
             if job.folder is not None and is_main():
                 folder.check(job.folder, job, resume=resume)

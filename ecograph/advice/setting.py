@@ -84,7 +84,8 @@ class Setting:
             lines.append("model = model.to(memory_format=torch.channels_last)")
         if self.passes:
             written = ", ".join(f"ecograph.passes.{_written(each)}" for each in self.passes)
-            lines.append(f"model = ecograph.optimize(model, example_inputs=inputs, passes=[{written}])")
+            amp = f', amp="{self.amp}"' if self.amp else ""
+            lines.append(f"model = ecograph.optimize(model, example_inputs=inputs, passes=[{written}]{amp})")
         if self.compile:
             lines.append("model.compile()")
         if self.fused:

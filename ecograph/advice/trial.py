@@ -82,7 +82,7 @@ class Trial:
     def _optimize(self) -> None:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", NoEffectWarning)
-            optimize(self.model, example_inputs=self.inputs, passes=list(self.setting.passes))
+            optimize(self.model, example_inputs=self.inputs, passes=list(self.setting.passes), amp=self.setting.amp)
         told = [str(each.message) for each in caught if issubclass(each.category, NoEffectWarning)]
         if told:
             raise NotPossibleError(told[0])

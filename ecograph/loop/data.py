@@ -9,6 +9,9 @@ from ecograph.loop.values import Code, code
 
 Batch = Literal["pair", "args", "kwargs", "dict"]
 
+#: What the inputs of a batch are, where a model has several.
+INPUTS_ARE: dict[Batch, type] = {"args": tuple, "kwargs": dict}
+
 
 def forward(program: Program, batch: Batch) -> None:
     """Call the model and the loss function, in training and in evaluation."""
@@ -82,5 +85,5 @@ def loops(program: Program, batch: Batch, *, checkpointed: bool = False) -> None
 def _batches(loader: str, batch: Batch) -> Code:
     """Return the call of the runtime helper that checks a loader's batches and moves them to the device."""
     helper = "batches" if batch == "dict" else "pairs"
-    kind = {"args": ", inputs_are=tuple", "kwargs": ", inputs_are=dict"}.get(batch, "")
+    kind = f", inputs_are={INPUTS_ARE[batch].__name__}" if batch in INPUTS_ARE else ""
     return code(f"{helper}({loader}, device{kind})", imports=f"from ecograph.loop.runtime import {helper}")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 from torch.optim import Optimizer
@@ -21,6 +21,9 @@ from ecograph.loop.data import Batch
 from ecograph.loop.history import History
 from ecograph.loop.loop_pass import LoopPass, check_passes
 from ecograph.loop.program import Program
+
+if TYPE_CHECKING:
+    from ecograph.cost.estimate import PlannedRun
 
 _numbers = itertools.count(1)
 
@@ -172,6 +175,55 @@ class TrainingLoop:
         elif resume:
             raise ValueError("resume=True needs checkpoints to go on from: give TrainingLoop(checkpoint=FOLDER)")
         return self.train(model, optimizer, loss_fn, train_loader, val_loader, lr_scheduler, **arguments)
+
+    def estimate(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        loss_fn: Callable[..., Any] | None,
+        train_loader: Iterable[Any],
+        *,
+        device: str = "auto",
+        batches_per_epoch: int | None = None,
+        grid: float | None = None,
+        price: float | None = None,
+        currency: str = "",
+    ) -> PlannedRun:
+        """Estimate what `run` will take with these arguments, before it is run: time, energy, CO2, money.
+
+        One step is recorded without data and priced on a device, at each rate that passes on the model will have;
+        skipped epochs are left out. Nothing is computed, and all is left as it was. To read data, to evaluate and to
+        write checkpoints is not in the figures; with `distributed`, they are of one process.
+
+        Args:
+            model: as for `run`, plain or optimized.
+            optimizer: likewise.
+            loss_fn: likewise.
+            train_loader: likewise; its first batch is looked at.
+            device: for which device, by a name that `ecograph inspect --device` takes; "auto": the one it is on.
+            batches_per_epoch: for a loader without a length.
+            grid: grams of CO2 per kWh where the machine stands. None: the average of the world.
+            price: of a kWh. None: no price.
+            currency: of the price, for the text.
+
+        Raises:
+            ValueError: for a device that there is not, batches that are not what `batch` says, a loader without a
+                length, and a number that makes no sense.
+        """
+        from ecograph.loop.planned import plan_training  # the cost model is not needed to train
+
+        return plan_training(
+            self,
+            model,
+            optimizer,
+            loss_fn,
+            train_loader,
+            device=device,
+            batches_per_epoch=batches_per_epoch,
+            grid=grid,
+            price=price,
+            currency=currency,
+        )
 
     @cached_property
     def train(self) -> Callable[..., History]:

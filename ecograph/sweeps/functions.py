@@ -122,7 +122,7 @@ class Functions:
         passes = _passes(found["passes"])
         rewriting = [each for each in passes if isinstance(each, (Pass, GroupPass))]
         if rewriting:
-            optimize(model, example_inputs=first_inputs(train), passes=rewriting)
+            optimize(model, example_inputs=first_inputs(train), passes=rewriting, amp=found["amp"])
         optimizer = _optimizer(found, model)
         schedule = _schedule(found["schedule"], optimizer, found["epochs"], len(train))
         judge = self.judge(model, stop, callbacks)

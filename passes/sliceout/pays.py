@@ -18,7 +18,7 @@ from ecograph.analysis.channels import Group
 from ecograph.analysis.layout import Layout
 from ecograph.capture.graph import example
 from ecograph.cost.devices import Roofline
-from ecograph.cost.pays import Spec, Verdict, compare, product_call, record_call
+from ecograph.cost.pays import Spec, Verdict, compare, computed_in, product_call, record_call
 from ecograph.cost.steps.op import Op
 from ecograph.passes.sliceout.group_slice import GroupSlice
 from ecograph.passes.sliceout.layer import SlicedLayer
@@ -124,7 +124,7 @@ def _norm(norm: NormCut, slices: Mapping[str, GroupSlice], prices: Roofline) -> 
         tensor = operands[index]
         return None if tensor is None else Spec(tuple(tensor.shape), tensor.dtype, weight, weight)
 
-    whole = Spec(tuple(operands[0].shape), operands[0].dtype)
+    whole = Spec(tuple(operands[0].shape), computed_in(operands[0].dtype))
     width = size_now(norm.channels, slices)
     small = Spec((whole.shape[0], width, *whole.shape[2:]), whole.dtype)
     rest = (spec(1, False), spec(2, False), spec(3, True), spec(4, True))
@@ -153,7 +153,7 @@ def _passed_on(nodes: list[fx.Node], share: float) -> list[Op]:
         if tensor is None or not tensor.is_floating_point():
             continue
         size = round(tensor.numel() * share) * tensor.element_size()
-        dtype = str(tensor.dtype).removeprefix("torch.")
+        dtype = str(computed_in(tensor.dtype)).removeprefix("torch.")
         about: dict[str, Any] = {"name": "aten.mul", "kind": "pointwise", "dtype": dtype}
         ops.append(Op(phase="forward", read=size, written=size, **about))
         ops.append(Op(phase="backward", read=2 * size, written=size, **about))

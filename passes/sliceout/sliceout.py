@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ecograph.analysis.channels import Group
 from ecograph.analysis.layout import Layout, is_sliced
 from ecograph.capture.inputs import device_of
-from ecograph.cost.pays import at_hand
+from ecograph.cost.pays import prices
 from ecograph.passes.sliceout.config import Options
 from ecograph.passes.sliceout.draws import SliceRate
 from ecograph.passes.sliceout.graph import put_slices
@@ -90,11 +90,11 @@ class SliceOut(Options):
         verdicts = [self._verdict(group) if ok else "filter_fn" for group, ok in zip(groups, allowed, strict=True)]
         if self.when == "always":
             return verdicts
-        prices = at_hand(getattr(device_of(model), "type", "cpu"))
+        on = prices(getattr(device_of(model), "type", "cpu"))
         rate = SliceRate(self.rate, "constant", self.seed)
         rate.without_data()
         asked = [group for group, verdict in zip(groups, verdicts, strict=True) if not verdict]
-        found = group_verdicts(asked, self._slices(asked, rate, None), slicing, model, prices)
+        found = group_verdicts(asked, self._slices(asked, rate, None), slicing, model, on)
         return [
             verdict or (found[group.name].why_not if group.name in found else "")
             for group, verdict in zip(groups, verdicts, strict=True)

@@ -1,6 +1,6 @@
 """Whether a sparse backward pays for a layer: the cost model is asked what the layer runs with it and without.
 
-Both are recorded as they really run, forward and backward, on tensors without data, and priced on the device at hand.
+Both are recorded as they really run, forward and backward, on tensors without data, and priced on a device.
 What is saved is products on fewer channels; what it costs is scoring and choosing channels, taking and putting back,
 and a dozen more calls.
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ecograph.cost.devices import Roofline
-from ecograph.cost.pays import PlainProduct, ProductCall, Spec, Verdict, at_hand, compare
+from ecograph.cost.pays import PlainProduct, ProductCall, Spec, Verdict, compare, prices
 from ecograph.passes.sparse_backward.conv import padded_sparse_conv
 from ecograph.passes.sparse_backward.keep import kept_channels
 from ecograph.passes.sparse_backward.linear import sparse_linear
@@ -55,7 +55,7 @@ class SparseProduct:
 def sparse_verdict(
     call: ProductCall,
     keep: int,
-    prices: Roofline,
+    on: Roofline,
     *,
     grads: tuple[bool, bool] = (True, True),
     random: bool = False,
@@ -66,7 +66,7 @@ def sparse_verdict(
     Args:
         call: the layer's product.
         keep: channels kept, of each group.
-        prices: of the device it runs on.
+        on: the device it runs on.
         grads: whether grad_input, and grad_weight, are sparse.
         random: as in the pass.
         unbiased: likewise.
@@ -74,7 +74,7 @@ def sparse_verdict(
     if not (grads[0] and call.input.requires_grad or grads[1] and call.weight.requires_grad):
         return Verdict(0.0, 0.0)
     sparse = SparseProduct(call.product, keep, grads, random, unbiased)
-    return compare(call.record(), call.record(sparse), prices)
+    return compare(call.record(), call.record(sparse), on)
 
 
 def why_dense_here(
@@ -119,7 +119,7 @@ def why_dense_here(
         Spec((outputs,), type_, wants[1], weight=True) if has_bias else None,
     )
     keep = kept_channels(outputs // product.groups, drop, align)
-    return sparse_verdict(call, keep, at_hand(device), grads=grads, random=random, unbiased=unbiased).why_not
+    return sparse_verdict(call, keep, prices(device), grads=grads, random=random, unbiased=unbiased).why_not
 
 
 # What torch.compiler.assume_constant_result does; to call that would import the whole compiler here.

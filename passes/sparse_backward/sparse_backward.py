@@ -10,7 +10,7 @@ from torch import fx, nn
 from ecograph.analysis.sites import Site
 from ecograph.capture.inputs import device_of
 from ecograph.cost.flops import Flops
-from ecograph.cost.pays import at_hand, product_call
+from ecograph.cost.pays import prices, product_call
 from ecograph.passes.sparse_backward.config import Options
 from ecograph.passes.sparse_backward.conv import sparse_conv
 from ecograph.passes.sparse_backward.keep import kept_channels, sparse_cost
@@ -105,7 +105,7 @@ class SparseBackward(Options):
         verdict = sparse_verdict(
             call.sliced(inp, out),
             kept_channels(max(round(per_group * out), 1), self.drop, self.align),
-            at_hand(getattr(device_of(model), "type", "cpu")),
+            prices(getattr(device_of(model), "type", "cpu")),
             grads=("input" in self.grads, "weight" in self.grads),
             random=self.select == "random",
             unbiased=self.unbiased,

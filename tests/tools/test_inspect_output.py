@@ -101,3 +101,17 @@ def test_mistakes(main: Any, options: list[str], words: tuple[str, ...]) -> None
 def test_costs_need_shapes(main: Any) -> None:
     code, _, err = main("inspect", "models.py:Net", "--cost")
     assert code == 2 and "--input" in err
+
+
+@pytest.mark.parametrize(("device", "pays"), [("generic-cpu", True), ("h100", False)])
+def test_what_pays_is_decided_for_the_device_of_the_estimate(main: Any, device: str, pays: bool) -> None:
+    """A layer of 64 x 2048 x 2048 takes long on a core, and no longer than a few calls on an H100."""
+    Path("wide.py").write_text(
+        "from torch import nn\n\n\ndef build():\n    return nn.Sequential(*(nn.Linear(2048, 2048) for _ in range(3)))\n"
+    )
+    code, out, err = main("inspect", "wide.py:build", "--input", "64x2048", "--device", device, "--diff", "--json")
+    assert code == 0 and ("no effect" in err) is not pays
+    data = json.loads(out)
+    assert bool(data["layers"][1]["rewritten_by"]) is pays
+    assert data["judged_for"].endswith(f"(modelled, {device}, from datasheets)")
+    assert any(node["added_by"] for graph in data["diff"] for node in graph["nodes"]) is pays

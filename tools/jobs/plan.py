@@ -47,13 +47,16 @@ class Planned:
             scheduler.announce(skipped_epochs(self.loop.passes, self.loop.epochs))
 
 
-def plan(job: Job, started_by: Sequence[str] | None = None, *, parts: Parts | None = None) -> Planned:
+def plan(
+    job: Job, started_by: Sequence[str] | None = None, *, parts: Parts | None = None, on: str = "auto"
+) -> Planned:
     """Makes everything that a job needs. Nothing is trained or written.
 
     Args:
         job: what is asked for. Beside what TOML can hold, its ``loop`` may have objects as callbacks and as the metric.
         started_by: the arguments of the command line that will train it; None where it is only looked at.
         parts: in place of the model and the loss that the job names.
+        on: the device for which it is decided what pays; by default the one that the job runs on.
 
     Raises:
         UserError: for whatever in it does not exist or does not fit.
@@ -64,7 +67,7 @@ def plan(job: Job, started_by: Sequence[str] | None = None, *, parts: Parts | No
     course = Course.of(loop)
     if started_by is not None:
         check_started(distributed=course.distributed, option="set loop.distributed", arguments=started_by)
-    return Planned(job, loop, make_ready(job.setup, course, parts))
+    return Planned(job, loop, make_ready(job.setup, course, parts, on=on))
 
 
 def _with_objects(options: Mapping[str, Any]) -> dict[str, Any]:

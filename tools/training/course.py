@@ -25,6 +25,7 @@ class Course:
         accumulate: batches per optimizer step.
         own_loss: whether the model may return its own loss.
         distributed: whether it shares out the data between processes that torchrun started.
+        amp: the precision of the forward under autocast; None without.
         evaluate: the loop's function that evaluates a model, for a trial before training; None where it has none.
     """
 
@@ -33,6 +34,7 @@ class Course:
     accumulate: int = 1
     own_loss: bool = False
     distributed: bool = False
+    amp: str | None = None
     evaluate: Callable[..., Any] | None = None
 
     @classmethod
@@ -43,7 +45,8 @@ class Course:
         evaluate = alone.train.__globals__["evaluate"]
         if callable(loop.metric):
             evaluate = partial(evaluate, metric=loop.metric)
-        return cls(loop.epochs, loop.lr_step, loop.accumulate, loop.batch == "dict", distributed, evaluate)
+        own_loss = loop.batch == "dict"
+        return cls(loop.epochs, loop.lr_step, loop.accumulate, own_loss, distributed, loop.amp, evaluate)
 
     def steps_per_epoch(self, loader: Any) -> int | None:
         """Returns the optimizer steps in an epoch; None for a loader without a length."""

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 import ecograph
+from ecograph.loop.first_batch import inputs_of
 from ecograph.tools import data, own, ranks, spec
 from ecograph.tools.console import no_effect_noted
 from ecograph.tools.data.loaders import first_batch, loaders
@@ -56,13 +57,14 @@ class Ready:
         return iter((*vars(self).values(),))
 
 
-def make_ready(setup: Setup, course: Course, parts: Parts | None = None) -> Ready:
+def make_ready(setup: Setup, course: Course, parts: Parts | None = None, *, on: str = "auto") -> Ready:
     """Builds the model, rewrites it, and makes all else; one batch is tried, so that what does not fit is said at once.
 
     Args:
         setup: what to make.
         course: of the loop it is for.
         parts: in place of the model and the loss of the setup.
+        on: the device for which it is decided what pays; by default the one that the training is made for.
 
     Raises:
         UserError: for whatever in it does not exist or does not fit.
@@ -90,7 +92,8 @@ def make_ready(setup: Setup, course: Course, parts: Parts | None = None) -> Read
     _try(setup, course, model, loss_fn, loss_name, batch, device)
     if setup.passes:
         with user_errors(), no_effect_noted():
-            ecograph.optimize(model, example_inputs=model_inputs(batch), passes=setup.passes, skip=setup.skip)
+            inputs, passes, skip = inputs_of(batch), setup.passes, setup.skip
+            ecograph.optimize(model, example_inputs=inputs, passes=passes, skip=skip, device=on, amp=course.amp)
     elif setup.skip:
         raise UserError(f"skip={list(setup.skip)} has no effect: there is no pass that rewrites the model")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -117,12 +120,6 @@ def _on(batch: Any, device: torch.device) -> Any:
     from ecograph.loop.batches import to_device
 
     return to_device(batch, device)
-
-
-def model_inputs(batch: Any) -> Any:
-    """Returns what the model is called with."""
-    inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-    return tuple(inputs) if isinstance(inputs, list) else dict(inputs) if isinstance(inputs, Mapping) else inputs
 
 
 def _try(

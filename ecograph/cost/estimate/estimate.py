@@ -16,6 +16,7 @@ from ecograph.cost.devices.shipped import in_words
 from ecograph.cost.estimate.result import Amount, Estimate, LayerCost, Memory, PassCost
 from ecograph.cost.steps import Step, record_step
 from ecograph.cost.steps.kinds import FUNCTION, PYTHON, VIEW
+from ecograph.cost.steps.optimizer import as_on_gpu
 from ecograph.cost.steps.record import LossOf
 from ecograph.record import ATTRIBUTE, records
 from ecograph.schedule import Mix
@@ -54,6 +55,8 @@ def estimate(
     if not isinstance(device, Device):
         place = device_of(model)
         device = find_device(device, type="cuda" if place is not None and place.type == "cuda" else "cpu")
+    if device.type == "cuda" and optimizer is not None:
+        optimizer = as_on_gpu(optimizer)
     roofline = Roofline(device)
     full = _mixes(model)
     mixes, peaks = {name: few(mix) for name, mix in full.items()}, {name: max(mix) for name, mix in full.items()}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ecograph.capture.graph import example
 from ecograph.cost.pays.call import Spec, record_call
+from ecograph.cost.pays.prices import computed_in
 from ecograph.cost.steps.op import Op
 from ecograph.rewrite.functions import per_dimension, plain_conv
 
@@ -140,6 +141,7 @@ def product_call(site: Site, model: nn.Module) -> ProductCall | None:
         return None
     parameters = dict(model.named_parameters(remove_duplicate=False))
     dtype = next((parameters[name].dtype for name in site.parameters if name in parameters), torch.float32)
+    dtype = computed_in(dtype)
     given = example(site.product.operands[0])
     dims = site.product.signature.dims
     last = False

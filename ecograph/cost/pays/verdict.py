@@ -1,19 +1,15 @@
-"""What a change saves and what it costs, in seconds on the device at hand."""
+"""What a change saves and what it costs, in seconds on a device."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ecograph.cost.devices import Device, Roofline, find_device
-from ecograph.cost.devices.shipped import GENERIC
+from ecograph.cost.devices import Roofline
 from ecograph.cost.steps.op import Op
 
 #: What is saved must be this many times what is paid for it: predictions of both are off by about a fifth.
 MARGIN = 1.25
-#: A GPU that no profile is for is taken for one in the middle.
-GPU = "l4"
 
 
 @dataclass(frozen=True)
@@ -63,37 +59,6 @@ def _seconds(ops: Iterable[Op], prices: Roofline) -> tuple[float, float]:
         else:
             others += prices.seconds(op)
     return products, others
-
-
-_last: Roofline | None = None
-
-
-def at_hand(type: str = "cpu") -> Roofline:
-    """Returns the prices of the device at hand: as it was calibrated, or else from datasheets.
-
-    Args:
-        type: torch's, of the device that the model is on.
-
-    Warns:
-        UserWarning: where the machine's profile cannot be read.
-    """
-    global _last
-    device = _find(type)
-    if _last is None or _last.device is not device:
-        _last = Roofline(device)
-    return _last
-
-
-def _find(type: str) -> Device:
-    if type not in ("cpu", "cuda", "meta"):
-        return find_device(GPU)
-    try:
-        return find_device(type="cuda" if type == "cuda" else "cpu")
-    except ValueError as error:
-        if type == "cuda":
-            return find_device(GPU)
-        warnings.warn(f"what pays is judged as on {GENERIC}: {error}", stacklevel=2)
-        return find_device(GENERIC)
 
 
 def _in_words(seconds: float) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -64,10 +66,38 @@ def _step(recorder: Recorder, optimizer: Optimizer, parameters: list[nn.Paramete
     return found, sum(tensor.nbytes for tensor in kept)
 
 
+def as_on_gpu(make: MakeOptimizer) -> MakeOptimizer:
+    """Returns an optimizer as it runs where parameters are on a GPU: there, torch takes them together by itself.
+
+    Args:
+        make: as in ``record_optimizer``; a function that is neither a class nor a ``partial`` of one stays as it is.
+    """
+    if isinstance(make, Optimizer):
+        kind: Any = type(make)
+        make = partial(kind, **_options(make))
+    whole: Any = make.func if isinstance(make, partial) else make
+    if not (isinstance(whole, type) and any(_decides_by_device(each) for each in whole.__mro__)):
+        return make
+    given = make.keywords if isinstance(make, partial) else {}
+    chosen = any(given.get(name) is not None for name in ("foreach", "fused"))
+    return make if chosen else partial(make, foreach=True)
+
+
+def _decides_by_device(kind: type) -> bool:
+    """Whether a class of ``torch.optim`` asks torch where its parameters are; Adafactor, say, does not."""
+    return hasattr(sys.modules[kind.__module__], "_default_to_fused_or_foreach")
+
+
 def _together(make: MakeOptimizer) -> bool:
     """Whether one call is made for all parameters."""
     options = make.defaults if isinstance(make, Optimizer) else getattr(make, "keywords", {})
     return bool(options.get("foreach") or options.get("fused"))
+
+
+def _options(optimizer: Optimizer) -> dict[str, Any]:
+    """Returns the options that an optimizer was made with; not all of its defaults are: ``decoupled_weight_decay``."""
+    known = signature(type(optimizer).__init__).parameters
+    return {name: value for name, value in optimizer.defaults.items() if name in known}
 
 
 def _first_of_each(parameters: list[nn.Parameter]) -> list[nn.Parameter]:
@@ -80,9 +110,7 @@ def _first_of_each(parameters: list[nn.Parameter]) -> list[nn.Parameter]:
 def _made(make: MakeOptimizer, parameters: list[nn.Parameter]) -> Optimizer:
     if isinstance(make, Optimizer):
         kind: Any = type(make)
-        # Not all defaults are options: AdamW's decoupled_weight_decay is none.
-        known = signature(kind.__init__).parameters
-        made: Optimizer = kind(parameters, **{name: each for name, each in make.defaults.items() if name in known})
+        made: Optimizer = kind(parameters, **_options(make))
         return made
     found: Optimizer = make(parameters)
     return found

@@ -27,6 +27,17 @@ LossOf = Callable[[Any], Tensor]
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def amp_type(amp: str | None) -> torch.dtype | None:
+    """Returns the type of a precision's products under autocast; None for none.
+
+    Raises:
+        ValueError: for a precision that there is not.
+    """
+    if amp is not None and amp not in AMP:
+        raise ValueError(f"amp={amp!r}: give {', '.join(AMP)} or None")
+    return None if amp is None else AMP[amp]
+
+
 @dataclass(frozen=True)
 class Step:
     """All that a training step runs.
@@ -90,8 +101,7 @@ def record_step(
             depends on data; for one that returns no number with a fraction, and no ``loss`` to make one.
         Exception: whatever the model raises on these inputs.
     """
-    if amp is not None and amp not in AMP:
-        raise ValueError(f"amp={amp!r}: give {', '.join(AMP)} or None")
+    dtype = amp_type(amp)
     inputs = normalize(example_inputs)
     if inputs is None:
         raise ValueError("a step cannot be recorded without example_inputs: give what you would pass to model(...)")
@@ -99,7 +109,7 @@ def record_step(
     # Compiled parts run as they were written, so that every operation is seen and no compiler keeps a copy.
     with silent(), untouched_random_state(model), torch.inference_mode(False), torch.compiler.set_stance("force_eager"):
         try:
-            return _record(fake_copy(model, inputs), loss, optimizer, amp, rates, "")
+            return _record(fake_copy(model, inputs), loss, optimizer, dtype, rates, "")
         except ValueError:
             raise
         except Exception as error:
@@ -107,7 +117,7 @@ def record_step(
                 _explain_meta(error)
                 raise
             note = f"ran on the example inputs, since it did not run without data: {first_line(error)}"
-        return _record(_real_copy(model, inputs), loss, optimizer, amp, rates, note)
+        return _record(_real_copy(model, inputs), loss, optimizer, dtype, rates, note)
 
 
 def _explain_meta(error: Exception) -> None:
@@ -123,7 +133,12 @@ def _explain_meta(error: Exception) -> None:
 
 
 def _record(
-    copies: Copies, loss: LossOf | None, optimizer: Any, amp: str | None, rates: Mapping[str, float] | None, note: str
+    copies: Copies,
+    loss: LossOf | None,
+    optimizer: Any,
+    amp: torch.dtype | None,
+    rates: Mapping[str, float] | None,
+    note: str,
 ) -> Step:
     model, (args, kwargs), mode = copies
     model.train()
@@ -136,7 +151,7 @@ def _record(
     with mode, torch.enable_grad(), Owners(model) as owners:
         recorder = Recorder(owners, list(parameters), [*held, *inputs])
         with recorder:
-            with torch.autocast(device, dtype=AMP[amp]) if amp else nullcontext():
+            with torch.autocast(device, dtype=amp) if amp else nullcontext():
                 outputs = model(*args, **kwargs)
                 value = (loss or mean_square)(outputs)
             if value.requires_grad:

@@ -119,3 +119,10 @@ def test_nothing_is_drawn_from_the_random_generator(dry_run: Any) -> None:
     before = torch.get_rng_state()
     dry_run("--json")
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_pays_is_decided_for_the_device_that_is_asked_about(dry_run: Any) -> None:
+    pays = ("--set", 'passes.sparse_backward.when="pays"', "--set", 'loop.amp="bf16"')
+    data = json.loads(dry_run("--json", "--on", "h100", *pays)[1])
+    assert data["explain"]["judged_for"] == "NVIDIA H100 SXM, bfloat16 (modelled, h100, from datasheets)"
+    assert json.loads(dry_run("--json", *pays)[1])["explain"]["judged_for"].startswith("a CPU that nobody has measured")

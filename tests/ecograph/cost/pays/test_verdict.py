@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from ecograph.cost.devices import Roofline, find_device, stored
+from ecograph.cost.devices import Roofline, find_device
 from ecograph.cost.devices.device import Figure
-from ecograph.cost.pays import Verdict, at_hand, compare
+from ecograph.cost.pays import Verdict, compare
 from ecograph.cost.pays.verdict import MARGIN
 from ecograph.cost.steps import Op
 
@@ -70,21 +69,3 @@ def test_products_and_all_else_may_each_grow_or_shrink(
 ) -> None:
     found = compare(before, after, Roofline(PLAIN))
     assert (found.saves, found.costs) == pytest.approx((saves, costs), abs=1e-18)
-
-
-def test_the_machine_as_it_was_calibrated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("ECOGRAPH_CACHE", str(tmp_path))
-    assert at_hand().device.name == "generic-cpu"
-    stored.save(replace(PLAIN, name=stored.cpu(1)))
-    assert at_hand().device.flops["float32"].value == 1e9
-    assert at_hand() is at_hand(), "read once"
-    stored.save(replace(PLAIN, name=stored.cpu(1), flops={"float32": Figure(2e9, "")}))
-    assert at_hand().device.flops["float32"].value == 2e9
-    stored.path_of(stored.cpu(1)).write_text("{}")
-    with pytest.warns(UserWarning, match="judged as on generic-cpu.*calibrate again"):
-        assert at_hand().device.name == "generic-cpu"
-
-
-@pytest.mark.parametrize("type", ["cuda", "mps", "xpu"])
-def test_an_accelerator_that_is_not_known_is_one_in_the_middle(type: str) -> None:
-    assert at_hand(type).device.type == "cuda"

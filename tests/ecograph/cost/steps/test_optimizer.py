@@ -13,6 +13,7 @@ from recorded import recorded
 from torch import nn, optim
 
 from ecograph.cost.steps import Step, record_step
+from ecograph.cost.steps.optimizer import as_on_gpu
 
 x = torch.randn(2, 8)
 
@@ -101,3 +102,37 @@ def test_nothing_to_train() -> None:
     step = record_step(nn.Linear(8, 4).requires_grad_(False), x, optimizer=optim.AdamW)
     assert {op.phase for op in step.ops} == {"forward"}
     assert step.state_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "together"),
+    [
+        (optim.AdamW, True),
+        (partial(optim.SGD, lr=0.1, momentum=0.9), True),
+        (partial(optim.AdamW, foreach=False), False),
+        (partial(optim.AdamW, fused=True), True),
+        (optim.AdamW([nn.Parameter(x)], weight_decay=0.2), True),
+        (optim.AdamW([nn.Parameter(x)], foreach=False), False),
+        (optim.RAdam, True),
+        (optim.Adafactor, False),
+        (lambda parameters: optim.SGD(parameters, lr=0.1), False),  # nobody can look into it
+    ],
+)
+def test_on_a_gpu_parameters_are_taken_together(make: Any, together: bool) -> None:
+    """As torch does by itself there: one operation for all parameters of a model, not one for each."""
+    here, there = (record_step(model(), x, optimizer=each) for each in (make, as_on_gpu(make)))
+
+    def calls(step: Step) -> int:
+        return sum(op.count for op in step.ops if op.phase == "optimizer" and op.kind != "view")
+
+    again = partial(make, foreach=True) if isinstance(make, (type, partial)) else None
+    if again is not None and together:
+        fused = isinstance(make, partial) and make.keywords.get("fused")
+        assert calls(there) == calls(record_step(model(), x, optimizer=make if fused else again))
+    assert (calls(there) <= 20) is together or calls(there) == calls(here)
+
+
+def test_the_options_of_an_optimizer_hold_on_a_gpu() -> None:
+    made = as_on_gpu(optim.AdamW([nn.Parameter(x)], lr=0.3, weight_decay=0.2, amsgrad=True))([nn.Parameter(x)])
+    assert (made.defaults["lr"], made.defaults["weight_decay"], made.defaults["amsgrad"]) == (0.3, 0.2, True)
+    assert made.defaults["foreach"] is True
