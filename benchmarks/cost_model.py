@@ -1,6 +1,6 @@
 """How well the cost model predicts: FLOPs, step times, savings of passes and memory of real models; and how quickly.
 
-    python benchmarks/cost_model.py --json out.json        # calibrates, then everything: 35 minutes on 2 CPU cores
+    python benchmarks/cost_model.py --json out.json        # calibrates, then everything: an hour on 2 CPU cores
     python benchmarks/cost_model.py --only resnet18 gpt2   # times and savings of some models
     python benchmarks/cost_model.py --parts flops analysis --plot out.png
     python benchmarks/cost_model.py --quick                # does it run?
@@ -10,8 +10,9 @@ that analysing takes, of GPTs of ten depths, ResNet-50, and a Llama of 70 billio
 calibrated first, in the same process; then each model is trained for some steps at batch sizes 1, 8 and 32, in float32
 and under bfloat16 autocast. The process keeps the memory that was freed (``ecograph.keep_memory()``), as calibrating
 does: else a step takes longer or not as its tensors happen to lie. Batch sizes and precisions of a model take turns.
-The memory at a step's peak is taken at batch size 8 in float32. savings: what each pass saves there, the plain and the
-rewritten models in turn, of which the passes rewrite what pays.
+savings: what each pass saves at batch size 8 in float32, the plain and the rewritten models in turn, of which the
+passes rewrite what pays. memory: the memory at a step's peak, each in a process of its own. unseen: step times of other
+models, which the cost model was not made on.
 """
 
 from __future__ import annotations
@@ -33,15 +34,19 @@ from real_models import REAL
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from step_predictions import BATCHES, DTYPES, savings, step_times
+from step_predictions import BATCHES, DTYPES, peaks, savings, step_times
+from unseen_models import UNSEEN
 from zoo_flops import ZOO, counted, exact
 
 from ecograph.cost.calibration import calibrate
 from ecograph.cost.devices import Device, Roofline, find_device, stored
 
 #: What is benchmarked, and those parts of it that need a calibrated machine.
-PARTS = ("flops", "analysis", "times", "savings")
+PARTS = ("flops", "analysis", "times", "savings", "memory", "unseen")
 TIMED = ("times", "savings")
+
+#: Parts of a step that are timed.
+PHASES = ("forward", "backward", "optimizer")
 
 Rows = list[dict[str, Any]]
 
@@ -57,19 +62,33 @@ def summary(found: dict[str, Rows]) -> dict[str, dict[str, Any]]:
     depths = [row for row in found["analysis"] if row["model"] in DEPTHS]
     if len(depths) > 1:
         figures["analysis, GPTs"] = {"exponent of the operations": slope(depths)}
-    times = found["times"]
-    for dtype in ("all", *DTYPES):
-        errors = [abs(row["error"]) for row in times if dtype in ("all", row["dtype"])]
-        if errors:
-            figures[f"step time, {dtype}"] = {"median": statistics.median(errors), "worst": max(errors)}
-    memory = [abs(row["peak_predicted"] / row["peak_measured"] - 1) for row in times if "peak_predicted" in row]
-    if memory:
-        figures["peak memory"] = {"median": statistics.median(memory), "worst": max(memory)}
+    for part, of in (("times", "step time"), ("unseen", "step time, unseen models")):
+        for dtype in ("all", *DTYPES):
+            errors = [row["error"] for row in found[part] if dtype in ("all", row["dtype"])]
+            if errors:
+                figures[f"{of}, {dtype}"] = spread(errors)
+        for index, phase in enumerate(PHASES):
+            if found[part]:
+                figures[f"{of}, {phase}"] = spread([_off(row, index) for row in found[part]])
+    if found["memory"]:
+        figures["peak memory"] = spread([row["peak_predicted"] / row["peak_measured"] - 1 for row in found["memory"]])
     apart = [abs(row["predicted"] - row["measured"]) for row in found["savings"]]
     if apart:
         within = sum(each <= 0.05 for each in apart) / len(apart)
         figures["saving"] = {"within 5 points": within, "median": statistics.median(apart), "worst": max(apart)}
     return figures
+
+
+def spread(errors: Sequence[float]) -> dict[str, float]:
+    """Returns how far predictions are off, whichever way."""
+    sizes = list(map(abs, errors))
+    return {"median": statistics.median(sizes), "worst": max(sizes)}
+
+
+def _off(row: dict[str, Any], phase: int) -> float:
+    """Returns how far the prediction of a phase of a step is off, as a share of what was measured."""
+    error: float = row["predicted"][phase] / row["measured"][phase] - 1
+    return error
 
 
 #: Figures that are no shares.
@@ -92,17 +111,23 @@ def show(console: Console, found: dict[str, Rows]) -> None:
                 f"{row['cpu_seconds']:.2f}", f"{row['bytes'] / 1e9:.2f}",
             )  # fmt: skip
         console.print(table)
-    if found["times"]:
-        table = Table(
-            "model", "batch", "dtype", "measured, ms", "predicted, ms", "forward", "backward", "error", "peak"
-        )  # fmt: skip
-        for row in found["times"]:
-            forward, backward = (row["predicted"][part] / row["measured"][part] - 1 for part in (0, 1))
-            peak = f"{row['peak_predicted'] / row['peak_measured'] - 1:+.0%}" if "peak_predicted" in row else ""
+    for part in ("times", "unseen"):
+        if found[part]:
+            table = Table("model", "batch", "dtype", "measured, ms", "predicted, ms", *PHASES, "error", title=part)
+            for row in found[part]:
+                table.add_row(
+                    row["model"], str(row["batch"]), row["dtype"], f"{1e3 * sum(row['measured']):.1f}",
+                    f"{1e3 * sum(row['predicted']):.1f}", *(f"{_off(row, phase):+.0%}" for phase in range(len(PHASES))),
+                    f"{row['error']:+.0%}",
+                )  # fmt: skip
+            console.print(table)
+    if found["memory"]:
+        table = Table("model", "batch", "dtype", "peak measured, MB", "predicted", "error")
+        for row in found["memory"]:
+            measured, says = row["peak_measured"], row["peak_predicted"]
             table.add_row(
-                row["model"], str(row["batch"]), row["dtype"], f"{1e3 * sum(row['measured']):.1f}",
-                f"{1e3 * sum(row['predicted']):.1f}", f"{forward:+.0%}", f"{backward:+.0%}", f"{row['error']:+.0%}",
-                peak,
+                row["model"], str(row["batch"]), row["dtype"], f"{measured / 1e6:.1f}", f"{says / 1e6:.1f}",
+                f"{says / measured - 1:+.1%}",
             )  # fmt: skip
         console.print(table)
     if found["savings"]:
@@ -129,14 +154,17 @@ def stored_here(device: Device) -> Device:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the benchmark."""
-    made = parser(__doc__ or "", only=list(REAL), rounds=4)
+    made = parser(__doc__ or "", only=[*REAL, *UNSEEN], rounds=4)
     made.add_argument("--parts", nargs="+", choices=PARTS, default=None, help="all, or with --only those of models")
     made.add_argument("--plot", type=Path, default=None, help="write the plot of analysis times to this file")
     made.add_argument("--quick", action="store_true", help="small models, few steps, no calibration: does it run?")
     options = made.parse_args(arguments)
     console = Console()
     parts = options.parts or (TIMED if options.only else PARTS)
-    names = (options.only or (["resnet18"] if options.quick else list(REAL))) if set(parts) & set(TIMED) else []
+    real, others = (["resnet18"], ["squeezenet"]) if options.quick else (list(REAL), list(UNSEEN))
+    known = options.only or real if set(parts) & set(TIMED) else []
+    unseen = options.only or others if "unseen" in parts else []
+    names = [*known, *unseen]
     batches, rounds = ((1,), 1) if options.quick else (BATCHES, options.rounds)
     zoo, analysed = (1, DEPTHS[:2]) if options.quick else (len(ZOO), (*DEPTHS, *OTHERS))
     found: dict[str, Rows] = {part: [] for part in PARTS}
@@ -153,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             device: Device = find_device("generic-cpu") if options.quick else stored_here(calibrate())
             result["calibration_seconds"] = time.perf_counter() - began
             roofline = Roofline(device)
-        for name in names:
+        for name in known:
             progress.update(task, advance=1, description=name)
             if "times" in parts:
                 found["times"] += step_times(name, roofline, batches, rounds)
@@ -163,6 +191,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 gc.collect()
             # What is there, should the rest be interrupted.
             write_json(options.json, {**result, "summary": summary(found), **found})
+        for name in unseen:
+            progress.update(task, advance=1, description=name)
+            found["unseen"] += step_times(name, roofline, batches, rounds)
+            gc.collect()
+            write_json(options.json, {**result, "summary": summary(found), **found})
+        if "memory" in parts:
+            held = options.only or real
+            settings = len(held) * len(batches) * len(DTYPES)
+            found["memory"] = list(progress.track(peaks(held, batches), settings, description="memory"))
     write_json(options.json, {**result, "summary": summary(found), **found})
     show(console, found)
     if names:

@@ -2,47 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
+from real import Real, images, timm, tokens, torchvision, transformers
 from torch import Tensor, nn
-
-from ecograph.tools.torchvision_ops import declare_missing
-
-declare_missing()
-
-import timm  # noqa: E402
-import torchvision  # noqa: E402
-import transformers  # noqa: E402
-
-
-@dataclass(frozen=True)
-class Real:
-    """A model and what it is called with.
-
-    Attributes:
-        build: makes it.
-        inputs: a batch of a size: keyword inputs, or a tensor.
-    """
-
-    build: Callable[[], nn.Module]
-    inputs: Callable[[int], Any]
-
-
-def _images(size: int) -> Callable[[int], Tensor]:
-    return lambda batch: torch.randn(batch, 3, size, size)
-
-
-def _tokens(vocabulary: int, length: int, *, labels: bool) -> Callable[[int], dict[str, Tensor]]:
-    def make(batch: int) -> dict[str, Tensor]:
-        ids = torch.randint(vocabulary, (batch, length))
-        return {"input_ids": ids, "labels": ids if labels else torch.zeros(batch, dtype=torch.int64)}
-
-    return make
 
 
 class UNet(nn.Module):
@@ -93,21 +58,21 @@ def _llama() -> nn.Module:
 
 
 REAL: dict[str, Real] = {
-    "resnet18": Real(torchvision.models.resnet18, _images(96)),
-    "resnet50": Real(torchvision.models.resnet50, _images(96)),
-    "vgg11": Real(torchvision.models.vgg11, _images(64)),
-    "densenet121": Real(torchvision.models.densenet121, _images(96)),
-    "mobilenet_v2": Real(torchvision.models.mobilenet_v2, _images(96)),
-    "mobilenet_v3": Real(torchvision.models.mobilenet_v3_large, _images(96)),
-    "efficientnet_b0": Real(torchvision.models.efficientnet_b0, _images(96)),
-    "regnety_008": Real(partial(timm.create_model, "regnety_008"), _images(96)),
-    "convnext_atto": Real(partial(timm.create_model, "convnext_atto"), _images(96)),
-    "vit_tiny": Real(partial(timm.create_model, "vit_tiny_patch16_224"), _images(224)),
-    "deit_small": Real(partial(timm.create_model, "deit_small_patch16_224", img_size=128), _images(128)),
-    "mixer_s32": Real(partial(timm.create_model, "mixer_s32_224"), _images(224)),
-    "swin_tiny": Real(partial(timm.create_model, "swin_tiny_patch4_window7_224", img_size=112), _images(112)),
-    "unet": Real(UNet, _images(48)),
-    "gpt2": Real(_gpt2, _tokens(50257, 32, labels=True)),
-    "bert": Real(_bert, _tokens(30522, 64, labels=False)),
-    "llama": Real(_llama, _tokens(8192, 64, labels=True)),
+    "resnet18": Real(torchvision.models.resnet18, images(96)),
+    "resnet50": Real(torchvision.models.resnet50, images(96)),
+    "vgg11": Real(torchvision.models.vgg11, images(64)),
+    "densenet121": Real(torchvision.models.densenet121, images(96)),
+    "mobilenet_v2": Real(torchvision.models.mobilenet_v2, images(96)),
+    "mobilenet_v3": Real(torchvision.models.mobilenet_v3_large, images(96)),
+    "efficientnet_b0": Real(torchvision.models.efficientnet_b0, images(96)),
+    "regnety_008": Real(partial(timm.create_model, "regnety_008"), images(96)),
+    "convnext_atto": Real(partial(timm.create_model, "convnext_atto"), images(96)),
+    "vit_tiny": Real(partial(timm.create_model, "vit_tiny_patch16_224"), images(224)),
+    "deit_small": Real(partial(timm.create_model, "deit_small_patch16_224", img_size=128), images(128)),
+    "mixer_s32": Real(partial(timm.create_model, "mixer_s32_224"), images(224)),
+    "swin_tiny": Real(partial(timm.create_model, "swin_tiny_patch4_window7_224", img_size=112), images(112)),
+    "unet": Real(UNet, images(48)),
+    "gpt2": Real(_gpt2, tokens(50257, 32, labels=True)),
+    "bert": Real(_bert, tokens(30522, 64, labels=False)),
+    "llama": Real(_llama, tokens(8192, 64, labels=True)),
 }

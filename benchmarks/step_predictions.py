@@ -10,21 +10,25 @@ import copy
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from processes import elsewhere
+from processes import each_apart
+from real import Real
 from real_models import REAL
 from step_share import peak_memory
 from torch import nn
+from unseen_models import UNSEEN
 
 import ecograph
 from ecograph.cost.devices import Roofline
+from ecograph.cost.steps import Step as Recorded
 from ecograph.cost.steps import record_step
 from ecograph.cost.steps.record import mean_square
 from ecograph.passes import SliceOut, SparseBackward
 
+MODELS: dict[str, Real] = {**REAL, **UNSEEN}
 BATCHES = (1, 8, 32)
 DTYPES = ("float32", "bfloat16")
 PASSES: dict[str, Callable[[], Any]] = {
@@ -97,58 +101,74 @@ def middle(times: Sequence[Parts]) -> Parts:
     return forward, backward, optimizer
 
 
-def predicted(model: nn.Module, inputs: Any, roofline: Roofline, dtype: str) -> tuple[tuple[float, ...], int]:
-    """Returns what the cost model says: seconds of forward, backward and optimizer, and bytes at the peak."""
-    amp = "bf16" if dtype == "bfloat16" else None
-    step = record_step(model, inputs, optimizer=sgd, amp=amp)
+def recorded(model: nn.Module, inputs: Any, dtype: str) -> Recorded:
+    """Returns what a step runs."""
+    return record_step(model, inputs, optimizer=sgd, amp="bf16" if dtype == "bfloat16" else None)
+
+
+def predicted(model: nn.Module, inputs: Any, roofline: Roofline, dtype: str) -> Parts:
+    """Returns what the cost model says: seconds of forward, backward and optimizer."""
     phases = dict.fromkeys(("forward", "recomputed", "backward", "optimizer"), 0.0)
-    for op in step.ops:
+    for op in recorded(model, inputs, dtype).ops:
         phases[op.phase] += roofline.seconds(op)
-    seconds = phases["forward"], phases["backward"] + phases["recomputed"], phases["optimizer"]
-    return seconds, step.activation_bytes
+    return phases["forward"], phases["backward"] + phases["recomputed"], phases["optimizer"]
 
 
 def step_times(name: str, roofline: Roofline, batches: Sequence[int], rounds: int) -> list[dict[str, Any]]:
     """Returns a row for each batch size and precision of a model."""
     torch.manual_seed(0)
-    real = REAL[name]
+    real = MODELS[name]
     model = real.build()
     settings = [(batch, dtype) for batch in batches for dtype in DTYPES]
     inputs = {batch: real.inputs(batch) for batch in batches}
     says = [predicted(model, inputs[batch], roofline, dtype) for batch, dtype in settings]
     steps = [Step(model, inputs[batch], dtype) for batch, dtype in settings]
-    rows = []
     times = map(middle, in_turn(steps, rounds))
-    for (batch, dtype), (seconds, memory), measured in zip(settings, says, times, strict=True):
-        row = {"model": name, "batch": batch, "dtype": dtype, "measured": list(measured), "predicted": list(seconds)}
-        row["error"] = sum(seconds) / sum(measured) - 1
-        if dtype == "float32" and batch == BATCH:
-            row |= {"peak_predicted": memory, "peak_measured": next(elsewhere(measured_peak, [name]))}
-        rows.append(row)
-    return rows
+    return [
+        {
+            "model": name, "batch": batch, "dtype": dtype, "measured": list(measured), "predicted": list(seconds),
+            "error": sum(seconds) / sum(measured) - 1,
+        }
+        for (batch, dtype), seconds, measured in zip(settings, says, times, strict=True)
+    ]  # fmt: skip
 
 
-def measured_peak(name: str) -> int:
+#: Model, batch size and precision.
+Setting = tuple[str, int, str]
+
+
+def peaks(names: Sequence[str], batches: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Yields a row for each model, batch size and precision: bytes at the peak of a step."""
+    settings: list[Setting] = [(name, batch, dtype) for name in names for batch in batches for dtype in DTYPES]
+    measured = each_apart(measured_peak, settings, imported=[__name__])
+    for (name, batch, dtype), peak in zip(settings, measured, strict=True):
+        real = MODELS[name]
+        says = recorded(real.build(), real.inputs(batch), dtype).activation_bytes
+        yield {"model": name, "batch": batch, "dtype": dtype, "peak_measured": peak, "peak_predicted": says}
+
+
+def measured_peak(setting: Setting) -> int:
     """Returns the bytes at the peak of a model's step, by torch's own account.
 
     The profiler keeps the addresses of all that was allocated while it was on, and takes what lies there later for it:
     only the first account of a process is right.
     """
+    name, batch, dtype = setting
     torch.manual_seed(0)
-    return peak_memory(Step(REAL[name].build(), REAL[name].inputs(BATCH)))
+    return peak_memory(Step(MODELS[name].build(), MODELS[name].inputs(batch), dtype))
 
 
 def savings(name: str, roofline: Roofline, rounds: int) -> list[dict[str, Any]]:
     """Returns a row for each pass: what share of a step it saves."""
     torch.manual_seed(0)
-    real = REAL[name]
+    real = MODELS[name]
     plain, inputs = real.build(), real.inputs(BATCH)
     models = {"plain": plain}
     for key, make in PASSES.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ecograph.NoEffectWarning)
             models[key] = ecograph.optimize(copy.deepcopy(plain), example_inputs=inputs, passes=[make()])
-    says = {key: sum(predicted(model, inputs, roofline, "float32")[0]) for key, model in models.items()}
+    says = {key: sum(predicted(model, inputs, roofline, "float32")) for key, model in models.items()}
     # The machine's pace changes from round to round: what a pass saves is the median of what it saved in each.
     steps = [Step(model, inputs) for model in models.values()]
     least, most = SAVING_ROUNDS

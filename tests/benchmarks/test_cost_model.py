@@ -13,10 +13,16 @@ from torch import nn
 Script = Callable[[str], ModuleType]
 
 
-def time_row(dtype: str, error: float, **peak: int) -> dict[str, Any]:
+def time_row(dtype: str, error: float) -> dict[str, Any]:
     return {
         "model": "small", "batch": 8, "dtype": dtype, "measured": [1.0, 2.0, 1.0],
-        "predicted": [1.0, 2.0, 1.0 + 4 * error], "error": error, **peak,
+        "predicted": [1.0, 2.0, 1.0 + 4 * error], "error": error,
+    }  # fmt: skip
+
+
+def peak_row(measured: int, predicted: int) -> dict[str, Any]:
+    return {
+        "model": "small", "batch": 8, "dtype": "float32", "peak_measured": measured, "peak_predicted": predicted
     }  # fmt: skip
 
 
@@ -37,10 +43,9 @@ FOUND = {
         {"model": "right too", "counted": [1, 2], "predicted": [1, 2], "uncounted": []},
     ],
     "analysis": [analysed("gpt-2", 100, 0.1), analysed("gpt-4", 400, 1.6), analysed("llama-70b", 9000, 4.5)],
-    "times": [
-        time_row("float32", 0.1, peak_predicted=110, peak_measured=100), time_row("float32", -0.3),
-        time_row("bfloat16", -0.2),
-    ],
+    "times": [time_row("float32", 0.1), time_row("float32", -0.3), time_row("bfloat16", -0.2)],
+    "memory": [peak_row(100, 110), peak_row(200, 190), peak_row(100, 100)],
+    "unseen": [time_row("float32", 0.5)],
     "savings": [saving(0.20, 0.24), saving(0.20, 0.14), saving(0.10, 0.11), saving(0.30, 0.27)],
 }  # fmt: skip
 
@@ -53,7 +58,11 @@ def test_the_summary(script: Script) -> None:
     assert found["step time, all"] == {"median": 0.2, "worst": 0.3}
     assert found["step time, float32"] == {"median": pytest.approx(0.2), "worst": 0.3}
     assert found["step time, bfloat16"] == {"median": 0.2, "worst": 0.2}
-    assert found["peak memory"]["worst"] == pytest.approx(0.1)
+    assert found["step time, forward"] == found["step time, backward"] == {"median": 0.0, "worst": 0.0}
+    assert found["step time, optimizer"] == {"median": pytest.approx(0.8), "worst": pytest.approx(1.2)}
+    assert found["step time, unseen models, all"] == {"median": 0.5, "worst": 0.5}
+    assert found["step time, unseen models, optimizer"]["worst"] == pytest.approx(2.0)
+    assert found["peak memory"] == {"median": pytest.approx(0.05), "worst": pytest.approx(0.1)}
     assert found["saving"]["within 5 points"] == 0.75
     assert found["saving"]["worst"] == pytest.approx(0.06)
 
@@ -80,14 +89,14 @@ def test_flops_of_a_model_that_capture_is_tested_with(script: Script) -> None:
 def test_it_runs(script: Script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With a small model, and its processes where they can be seen."""
     cost_model, steps = script("cost_model"), script("step_predictions")
-    real_models = script("real_models")
-    small = real_models.Real(
+    small = script("real").Real(
         lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4)),
         lambda batch: torch.randn(batch, 3, 8, 8),
     )
-    monkeypatch.setitem(real_models.REAL, "resnet18", small)
-    for module in (cost_model, steps):
-        monkeypatch.setattr(module, "elsewhere", lambda run, todo, threads=None: map(run, todo))
+    for name in ("resnet18", "squeezenet"):
+        monkeypatch.setitem(steps.MODELS, name, small)
+    monkeypatch.setattr(cost_model, "elsewhere", lambda run, todo, threads=None: map(run, todo))
+    monkeypatch.setattr(steps, "each_apart", lambda run, todo, imported: map(run, todo))
     monkeypatch.setattr(steps, "ENOUGH", 0.1)
     cost_model.main(["--quick", "--json", str(tmp_path / "out.json"), "--plot", str(tmp_path / "out.png")])
     written = json.loads((tmp_path / "out.json").read_text())
@@ -97,6 +106,12 @@ def test_it_runs(script: Script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         ("resnet18", "float32"),
         ("resnet18", "bfloat16"),
     ]
+    assert [(row["model"], row["batch"]) for row in written["unseen"]] == [("squeezenet", 1)] * 2
+    assert [(row["model"], row["dtype"]) for row in written["memory"]] == [
+        ("resnet18", "float32"),
+        ("resnet18", "bfloat16"),
+    ]
+    assert all(row["peak_measured"] > 0 for row in written["memory"])
     assert {row["pass"] for row in written["savings"]} == {"sparse_backward", "sliceout"}
     assert all(sum(row["measured"]) > 0 and sum(row["predicted"]) > 0 for row in written["times"])
     assert (tmp_path / "out.png").stat().st_size > 1000

@@ -62,8 +62,10 @@ def _cells(before: Amount, after: Amount | None) -> list[str]:
 
 
 def _layers(estimate: Estimate, *, wide: bool) -> Table:
-    ranked = sorted(estimate.layers, key=lambda layer: -layer.total_before.seconds)
-    most = ranked[0].total_before.seconds if ranked else 0.0
+    """Returns the table of layers; the optimizer's step, which may take longer than all of them, is none."""
+    taken = {layer.name: (_in_layer(layer.before), _in_layer(layer.after)) for layer in estimate.layers}
+    ranked = sorted(estimate.layers, key=lambda layer: -taken[layer.name][0])
+    most = taken[ranked[0].name][0] if ranked else 0.0
     whole = estimate.total_before.seconds
     table = _table("Layers, by what they take")
     table.add_column("layer", overflow="fold")
@@ -74,19 +76,25 @@ def _layers(estimate: Estimate, *, wide: bool) -> Table:
     table.add_column("share", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for layer in ranked[:MOST_LAYERS]:
+        before, after = taken[layer.name]
         table.add_row(
             *([layer.name or "(outside of layers)"] + ([layer.type] if wide else [])),
             _phase_change(layer, "forward"),
             _phase_change(layer, "backward"),
-            f"{layer.total_before.seconds / whole:.1%}" if whole else "",
-            bar(layer.total_before.seconds, layer.total_after.seconds, most),
+            f"{before / whole:.1%}" if whole else "",
+            bar(before, after, most),
         )
-    rest = ranked[MOST_LAYERS:]
+    rest, empty = ranked[MOST_LAYERS:], [""] * (3 if wide else 2)
     if rest:
-        share = sum(layer.total_before.seconds for layer in rest) / whole
-        cells = [f"and {len(rest)} more"] + [""] * (3 if wide else 2)
-        table.add_row(*cells, f"{share:.1%}", "", style="dim")
+        share = sum(taken[layer.name][0] for layer in rest) / whole
+        table.add_row(f"and {len(rest)} more", *empty, f"{share:.1%}", "", style="dim")
+    if optimizer := estimate.before.get("optimizer"):
+        table.add_row("(optimizer)", *empty, f"{optimizer.seconds / whole:.1%}", "", style="dim")
     return table
+
+
+def _in_layer(amounts: Amounts) -> float:
+    return sum(amount.seconds for phase, amount in amounts.items() if phase != "optimizer")
 
 
 def _phase_change(layer: LayerCost, phase: str) -> str:
