@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean
 
-import torch
-
 from ecograph.cost.devices.device import Timing
 from ecograph.cost.devices.line import Line, fit
+from ecograph.cost.steps.conv_memory import BLOCK
 from ecograph.cost.steps.op import Op
 
 #: How many of the nearest timings are averaged.
@@ -150,8 +149,6 @@ def _features(op: Op | Timing) -> tuple[float, ...]:
     )
 
 
-#: Channels that a convolution on a CPU computes together: oneDNN fills registers of 512 bits, or 256, with them.
-BLOCK = 16 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 8
 #: A convolution of so few input channels has kernels of its own: images.
 FEW = 4
 

@@ -13,14 +13,15 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ecograph.cost.steps.conv_memory import conv_temporary, is_strided
 from ecograph.cost.steps.flops import conv_backward_flops, op_flops
 from ecograph.cost.steps.frames import Frames
 from ecograph.cost.steps.kinds import FUNCTION, PYTHON, VIEW, kind_of, name_of
 from ecograph.cost.steps.memory import Memory, device_type, storage_key
 from ecograph.cost.steps.op import Grad, Op, Phase
 from ecograph.cost.steps.owners import Owners
+from ecograph.cost.steps.recurrent_memory import kept_beside, recurrent_temporary
 from ecograph.cost.steps.sizes import conv_sizes, matmul_sizes
-from ecograph.cost.steps.temporaries import conv_temporary, is_strided, kept_beside, recurrent_temporary
 from ecograph.cost.steps.traffic import nbytes, tensors, traffic, writes_to
 
 #: What is not work at all, and is asked so often that it is not even written down.

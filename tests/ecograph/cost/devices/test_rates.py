@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from ecograph.cost.devices import Timing
-from ecograph.cost.devices.rates import BLOCK, Rates
+from ecograph.cost.devices import Timing, rates
+from ecograph.cost.devices.rates import Rates
 from ecograph.cost.steps import Op
 
 
@@ -56,12 +56,14 @@ def conv(outputs: int, seconds: float = 0.0, groups: int = 1) -> Timing:
     return Timing(**about, channels_last=False, sizes=sizes, flops=flops, bytes=4, strided=False, seconds=seconds)  # type: ignore[arg-type]
 
 
-def test_a_convolution_computes_channels_in_blocks() -> None:
+@pytest.mark.parametrize("block", [8, 16])
+def test_a_convolution_computes_channels_in_blocks(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few channels take as long as a block of them, where they are in no groups."""
+    monkeypatch.setattr(rates, "BLOCK", block)
     timed = Rates(tuple(conv(outputs, outputs * 1e-5) for outputs in (32, 64, 128)))
-    found = {outputs: timed.seconds(op_of(conv(outputs))) for outputs in (33, 40, 48, 49, 64)}
-    assert found[33] == found[40] and found[49] == found[64]
-    assert found[40] == pytest.approx(found[48], rel=BLOCK / 16 * 0.35)
+    blocks = [[64 - block * (count + 1) + 1, 64 - block * count] for count in range(2)]
+    (last, full), (before, full_before) = ([timed.seconds(op_of(conv(each))) for each in pair] for pair in blocks)
+    assert last == full != before == full_before
     grouped = Rates(tuple(conv(outputs, outputs * 1e-5, groups=4) for outputs in (32, 64, 128)))
     assert grouped.seconds(op_of(conv(36, groups=4))) != grouped.seconds(op_of(conv(40, groups=4)))
 
@@ -81,14 +83,14 @@ def test_an_operation_smaller_than_any_takes_a_call() -> None:
 
 
 def test_what_stands_in() -> None:
-    rates = Rates((*PRODUCTS, *OTHERS, pointwise(2**17, 3e-4, phase="backward")))
+    found = Rates((*PRODUCTS, *OTHERS, pointwise(2**17, 3e-4, phase="backward")))
     known = OTHERS[1]
-    assert rates.seconds(op_of(known, phase="backward")) == pytest.approx(3e-4)
-    assert rates.seconds(op_of(known, phase="recomputed")) == pytest.approx(1e-4, rel=0.02)
-    assert rates.seconds(op_of(known, phase="optimizer")) is not None  # another phase
-    assert rates.seconds(op_of(known, dtype="bfloat16")) is not None  # another type of number
-    assert rates.seconds(op_of(known, name="aten.mish")) is not None  # an operation of its kind
-    assert rates.seconds(op_of(known, name="aten.topk", kind="sorting")) is None
+    assert found.seconds(op_of(known, phase="backward")) == pytest.approx(3e-4)
+    assert found.seconds(op_of(known, phase="recomputed")) == pytest.approx(1e-4, rel=0.02)
+    assert found.seconds(op_of(known, phase="optimizer")) is not None  # another phase
+    assert found.seconds(op_of(known, dtype="bfloat16")) is not None  # another type of number
+    assert found.seconds(op_of(known, name="aten.mish")) is not None  # an operation of its kind
+    assert found.seconds(op_of(known, name="aten.topk", kind="sorting")) is None
 
 
 def test_a_product_in_a_type_that_was_not_timed_is_left_to_the_roofline() -> None:

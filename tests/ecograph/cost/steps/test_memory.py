@@ -15,7 +15,10 @@ from torch.profiler import ProfilerActivity, profile
 
 import ecograph
 from ecograph.cost.steps import record_step
+from ecograph.cost.steps.conv_memory import AVX512
 from ecograph.cost.steps.record import mean_square
+
+HAS_BFLOAT16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 #: What is promised.
 TOLERANCE = 0.15
@@ -168,12 +171,72 @@ def test_memory_that_is_freed_is_used_again() -> None:
 @pytest.mark.parametrize("groups", [1, 16])
 @pytest.mark.parametrize("last", [False, True])
 def test_what_a_convolution_takes_for_itself(kernel: int, groups: int, last: bool) -> None:
-    model = nn.Conv2d(16, 16, kernel, padding=kernel // 2, groups=groups)
-    x = torch.randn(4, 16, 24, 24, requires_grad=True)
+    conv = nn.Conv2d(16, 16, kernel, padding=kernel // 2, groups=groups)
     if last:
-        model, x = model.to(memory_format=torch.channels_last), x.detach().to(memory_format=torch.channels_last)
-    estimated = record_step(model, x).activation_bytes
-    model(x).sum().backward()
-    model.zero_grad(set_to_none=True)
+        conv = conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    compare(conv, images_of(4, 16, 24, torch.float32, last))
+
+
+def compare(conv: nn.Conv2d, x: Tensor) -> None:
+    estimated = record_step(conv, x).activation_bytes
+    conv(x).sum().backward()
+    conv.zero_grad(set_to_none=True)
     x.grad = None
-    assert estimated == pytest.approx(real_peak(lambda: model(x)), rel=TOLERANCE)
+    assert estimated == pytest.approx(real_peak(lambda: conv(x)), rel=TOLERANCE)
+
+
+def images_of(batch: int, channels: int, size: int, dtype: torch.dtype, last: bool = False) -> Tensor:
+    x = torch.randn(batch, channels, size, size, dtype=dtype)
+    return (x.to(memory_format=torch.channels_last) if last else x).requires_grad_()
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.float64,
+        pytest.param(
+            torch.bfloat16, marks=pytest.mark.skipif(HAS_BFLOAT16, reason="oneDNN takes it on this processor")
+        ),
+    ],
+)
+@pytest.mark.parametrize(
+    ("channels", "options"),
+    [
+        ((16, 32), {"kernel_size": 3, "padding": 1}),
+        ((16, 32), {"kernel_size": 3, "padding": 1, "stride": 2}),
+        ((16, 32), {"kernel_size": 1}),
+        ((16, 32), {"kernel_size": 3, "padding": 1, "groups": 4}),
+        ((24, 24), {"kernel_size": 5, "padding": 2, "groups": 24}),
+        ((3, 16), {"kernel_size": 4, "stride": 4}),
+    ],
+    ids=str,
+)
+def test_what_torchs_own_kernels_take(
+    channels: tuple[int, int], options: dict[str, int], dtype: torch.dtype
+) -> None:
+    """As products of columns: float64 anywhere, bfloat16 where the processor has no instructions for it."""
+    compare(nn.Conv2d(*channels, **options, dtype=dtype), images_of(4, channels[0], 24, dtype))
+
+
+@pytest.mark.skipif(AVX512, reason="other kernels than with AVX-512")
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize(
+    ("channels", "options", "size"),
+    [
+        ((64, 64), {"kernel_size": 3, "padding": 1}, 2),  # a kernel larger than the images
+        ((32, 32), {"kernel_size": 5, "padding": 2}, 4),
+        ((64, 64), {"kernel_size": 3, "padding": 1}, 3),
+        ((64, 128), {"kernel_size": 3, "padding": 1, "stride": 2}, 16),
+        ((64, 64), {"kernel_size": 7, "padding": 3, "groups": 64}, 14),
+        ((64, 64), {"kernel_size": 3, "padding": 1, "groups": 16}, 14),
+        ((20, 44), {"kernel_size": 3, "padding": 1}, 14),  # no whole blocks
+    ],
+    ids=str,
+)
+def test_what_kernels_of_avx2_take(
+    channels: tuple[int, int], options: dict[str, int], size: int, last: bool
+) -> None:
+    conv = nn.Conv2d(*channels, **options)
+    if last:
+        conv = conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    compare(conv, images_of(8, channels[0], size, torch.float32, last))
