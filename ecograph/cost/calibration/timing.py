@@ -39,8 +39,22 @@ class Timed:
     spread: float
 
 
-#: A workload with its operands, and what it is.
-_Prepared = tuple[Workload, tuple[Any, ...], Op]
+@dataclass(frozen=True)
+class _Prepared:
+    """A workload with its operands, and what it is.
+
+    Attributes:
+        work: the workload.
+        operands: of the call that is timed.
+        before: of a call before it, where a step makes the same call again and again: then its code is in the caches,
+            and what it is called on is not.
+        op: what it is.
+    """
+
+    work: Workload
+    operands: tuple[Any, ...]
+    before: tuple[Any, ...] | None
+    op: Op
 
 
 class _Nobody:
@@ -90,8 +104,9 @@ def time_in_turn(works: Sequence[Workload], seconds: float = math.inf, *, least:
     for at, work in enumerate(works, start=1):
         operands = work.make()
         op = describe(work, operands)
-        group.append((work, operands, op))
-        size += op.bytes
+        before = work.make() if work.phase == "optimizer" else None
+        group.append(_Prepared(work, operands, before, op))
+        size += op.bytes * (1 if before is None else 2)
         if size > TOGETHER or len(group) == GROUP or at == len(works):
             yield _time_group(group, start + seconds * at / len(works), least)
             group, size = [], 0
@@ -106,7 +121,7 @@ def _time_group(group: list[_Prepared], until: float, least: int) -> Timed:
     ):
         rounds.append(_round(group, times))
     taken = zip(group, map(statistics.median, times), strict=True)
-    return Timed(tuple(_timing(work, op, seconds) for (work, _, op), seconds in taken), _spread(rounds))
+    return Timed(tuple(_timing(each.work, each.op, seconds) for each, seconds in taken), _spread(rounds))
 
 
 def _timing(work: Workload, op: Op, seconds: float) -> Timing:
@@ -129,7 +144,10 @@ def _round(group: list[_Prepared], times: list[list[float]]) -> float:
     """Runs every workload once; results of the forward are kept until all have run."""
     kept = []
     total = 0.0
-    for (work, operands, _), found in zip(group, times, strict=True):
+    for each, found in zip(group, times, strict=True):
+        work, operands = each.work, each.operands
+        if each.before is not None:
+            work.run(*each.before)
         if work.warm is not None:
             _rewrite(operands[work.warm])
         start = time.perf_counter()

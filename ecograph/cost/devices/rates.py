@@ -58,9 +58,11 @@ class Rates:
 
     def _other(self, op: Op) -> float | None:
         phase = "forward" if op.phase in ("forward", "recomputed") else op.phase
-        keys = _other_keys(op.name, op.kind, phase, op.dtype, op.strided)
+        # On the CPU, an operation on several tensors is done on one after the other.
+        name = op.name.replace("._foreach_", ".")
+        keys = _other_keys(name, op.kind, phase, op.dtype, op.strided)
         curve = next((self._others[key] for key in keys if key in self._others), None)
-        return None if curve is None else _on_curve(curve, op.bytes)
+        return None if curve is None else op.parts * _on_curve(curve, op.bytes / op.parts)
 
     @cached_property
     def _products(self) -> dict[tuple[object, ...], list[_Placed]]:

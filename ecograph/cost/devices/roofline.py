@@ -75,7 +75,8 @@ class Roofline:
         device = self.device
         arithmetic = op.flops / (device.reached.value * self._of_type(device.flops, op))
         memory = op.bytes / device.bandwidth.value
-        return max(arithmetic, memory, device.call.value)
+        one_by_one = op.parts if device.type == "cpu" else 1
+        return max(arithmetic, memory, one_by_one * device.call.value)
 
     def _of_type(self, figures: Mapping[str, Figure], op: Op) -> float:
         """Returns the figure for the type that an operation computes with; for one that has none, that of float32."""

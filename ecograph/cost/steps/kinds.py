@@ -56,8 +56,8 @@ _KINDS: dict[str, str] = {
         bitwise_and bitwise_or bitwise_xor square sign sgn reciprocal lerp addcmul addcdiv native_dropout_backward
         sqrt rsqrt floor ceil round trunc frac remainder fmod isnan isinf isfinite nan_to_num tril triu heaviside
         copysign floor_divide prelu _prelu_kernel _prelu_kernel_backward fmax fmin elu celu softshrink hardshrink
-        isneginf isposinf signbit bitwise_left_shift bitwise_right_shift _foreach_mul _foreach_add _foreach_lerp
-        _foreach_addcmul _foreach_addcdiv _foreach_div _foreach_sqrt _amp_foreach_non_finite_check_and_unscale
+        isneginf isposinf signbit bitwise_left_shift bitwise_right_shift
+        _amp_foreach_non_finite_check_and_unscale
         _fused_adamw _fused_adam _fused_sgd _fused_adagrad""",
     # A series or a table for each element.
     "transcendental": """
@@ -67,8 +67,7 @@ _KINDS: dict[str, str] = {
         xlogy softshrink_backward hardshrink_backward hypot logit logit_backward sinc""",
     "reduction": """
         sum mean amax amin max min argmax argmin var var_mean std std_mean norm linalg_vector_norm prod any all nansum
-        count_nonzero aminmax cumsum cumprod cummax cummin logcumsumexp _cdist_forward _cdist_backward
-        _foreach_norm""",
+        count_nonzero aminmax cumsum cumprod cummax cummin logcumsumexp _cdist_forward _cdist_backward""",
     "pooling": """
         max_pool2d_with_indices max_pool3d_with_indices avg_pool2d avg_pool3d avg_pool1d adaptive_max_pool2d
         _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool2d fractional_max_pool2d mkldnn_max_pool2d""",
@@ -93,7 +92,7 @@ _KINDS: dict[str, str] = {
         copy clone contiguous _to_copy cat stack constant_pad_nd roll flip repeat im2col col2im channel_shuffle
         pixel_shuffle pixel_unshuffle _unsafe_view_copy repeat_interleave slice_backward select_backward
         diagonal_backward unfold_backward _pack_padded_sequence _reshape_copy split_with_sizes_copy
-        slice_scatter select_scatter tile index_fill _foreach_copy lift_fresh_copy""",
+        slice_scatter select_scatter tile index_fill lift_fresh_copy""",
     "indexing": """
         index_select gather scatter scatter_add index_add index_copy index index_put _index_put_impl
         masked_select masked_scatter nonzero take take_along_dim scatter_reduce index_select_backward _unsafe_index
@@ -101,7 +100,7 @@ _KINDS: dict[str, str] = {
         searchsorted bucketize unique_consecutive""",
     "fill": """
         zeros ones full zeros_like ones_like full_like fill zero arange new_zeros new_ones new_full linspace eye
-        scalar_tensor one_hot tril_indices triu_indices _foreach_zero""",
+        scalar_tensor one_hot tril_indices triu_indices""",
     "random": """
         bernoulli native_dropout rand rand_like randn randn_like uniform normal randint randperm random
         rand_like_generator multinomial exponential randint_like log_normal""",
@@ -133,6 +132,7 @@ def kind_of(func: Any) -> str:
         return VIEW
     if namespace != "aten":
         return KINDS.get(f"{namespace}.{name}", UNCOUNTED)
+    name = name.removeprefix("_foreach_")  # the same on several tensors
     kind = KINDS.get(name)
     if kind is None and name.endswith("_"):
         kind = KINDS.get(name.removesuffix("_"))  # in place

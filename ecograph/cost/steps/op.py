@@ -37,6 +37,7 @@ class Op:
         swept: share of the processor's caches that the operations before it have filled with their own: what is run
             between them, code as much as data, has to come from further away then.
         count: how often it runs.
+        parts: tensors that it goes through, one after the other.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Op:
     fresh: bool = True
     swept: float = 0.0
     count: int = 1
+    parts: int = 1
 
     @property
     def bytes(self) -> int:

@@ -27,6 +27,9 @@ from ecograph.cost.steps.traffic import nbytes, tensors, traffic, writes_to
 #: What is not work at all, and is asked so often that it is not even written down.
 _QUESTIONS = ("prim.", "profiler.", "aten.sym_", "aten.promote_types")
 
+#: Operations on all of several tensors.
+ON_SEVERAL = ("aten._foreach_", "aten._fused_ad", "aten._fused_sgd")
+
 _DEVICE = torch.ops.prim.device.default
 
 #: Bytes that operations move to fill half of the caches. Fitted: on 2 cores with 1 MiB of their own each, calls of
@@ -173,6 +176,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.memory.take(taken)
         if kind == "copy" and operands and results:
             about["strided"] = operands[0].shape == results[0].shape and operands[0].stride() != results[0].stride()
+        if name.startswith(ON_SEVERAL) and isinstance(args[0], (list, tuple)):
+            about["parts"] = max(len(args[0]), 1)
         read, written = traffic(func, args, kwargs, operands, results)
         flops = op_flops(func, args, kwargs, out)
         self._write_down(

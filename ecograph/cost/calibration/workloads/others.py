@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from ecograph.cost.calibration.workloads.images import on_images
+from ecograph.cost.calibration.workloads.optimizer import in_optimizer
 from ecograph.cost.calibration.workloads.rows import on_rows
 from ecograph.cost.calibration.workloads.workload import Workload
 
@@ -18,5 +19,5 @@ def others(dtype: torch.dtype) -> Iterator[Workload]:
     """Yields all that is no product: each on images, or on rows of features, as it occurs."""
     for elements in _ELEMENTS:
         for name, run, operands, phase in (*on_rows(elements, dtype), *on_images(elements, dtype)):
-            # The optimizer comes to each parameter after all others.
-            yield Workload(f"{name} of {elements}", run, operands, phase, warm=None if phase == "optimizer" else 0)
+            yield Workload(f"{name} of {elements}", run, operands, phase)
+        yield from in_optimizer(elements, dtype)

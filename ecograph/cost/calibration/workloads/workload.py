@@ -25,7 +25,7 @@ class Workload:
         run: the call, of the operands.
         make: makes the operands.
         phase: ``"forward"``: results are kept for the backward, so each is new memory. ``"backward"``: they are freed
-            soon, and their memory is used again. ``"optimizer"``: the same, in its step.
+            soon, and their memory is used again. ``"optimizer"``: the same, and the call comes after one like it.
         grad: which gradient a product computes, or "".
         warm: which operand the operation before has just written, as in a step; None where all come from memory.
     """
