@@ -8,11 +8,11 @@
 flops: of every model that capture is tested with, against those counted in an eager step. analysis: the time and memory
 that analysing takes, of GPTs of ten depths, ResNet-50, and a Llama of 70 billion parameters. times: the machine is
 calibrated first, in the same process; then each model is trained for some steps at batch sizes 1, 8 and 32, in float32
-and under bfloat16 autocast. The process keeps the memory that was freed (``ecograph.keep_memory()``), as calibrating
-does: else a step takes longer or not as its tensors happen to lie. Batch sizes and precisions of a model take turns.
-savings: what each pass saves at batch size 8 in float32, the plain and the rewritten models in turn, of which the
-passes rewrite what pays. memory: the memory at a step's peak, each in a process of its own. unseen: step times of other
-models, which the cost model was not made on.
+and under bfloat16 autocast, with SGD; and at batch size 8 with AdamW. The process keeps the memory that was freed
+(``ecograph.keep_memory()``), as calibrating does: else a step takes longer or not as its tensors happen to lie. All
+settings of a model take turns. savings: what each pass saves at batch size 8 in float32, the plain and the rewritten
+models in turn, of which the passes rewrite what pays. memory: the memory at a step's peak, each in a process of its
+own. unseen: step times of other models, which the cost model was not made on.
 """
 
 from __future__ import annotations
@@ -113,11 +113,14 @@ def show(console: Console, found: dict[str, Rows]) -> None:
         console.print(table)
     for part in ("times", "unseen"):
         if found[part]:
-            table = Table("model", "batch", "dtype", "measured, ms", "predicted, ms", *PHASES, "error", title=part)
+            table = Table(
+                "model", "batch", "dtype", "optimizer", "measured, ms", "predicted, ms", *PHASES, "error", title=part
+            )  # fmt: skip
             for row in found[part]:
                 table.add_row(
-                    row["model"], str(row["batch"]), row["dtype"], f"{1e3 * sum(row['measured']):.1f}",
-                    f"{1e3 * sum(row['predicted']):.1f}", *(f"{_off(row, phase):+.0%}" for phase in range(len(PHASES))),
+                    row["model"], str(row["batch"]), row["dtype"], row["optimizer"],
+                    f"{1e3 * sum(row['measured']):.1f}", f"{1e3 * sum(row['predicted']):.1f}",
+                    *(f"{_off(row, phase):+.0%}" for phase in range(len(PHASES))),
                     f"{row['error']:+.0%}",
                 )  # fmt: skip
             console.print(table)

@@ -1,7 +1,7 @@
 """Training steps of real models: what they take, and what the cost model says that they take and that passes save.
 
-A step is forward, backward and SGD with momentum, all in eager mode, of a model with random weights. The cost model
-sees shapes alone, and none of these timings.
+A step is forward, backward and SGD with momentum, or AdamW, all in eager mode, of a model with random weights. The cost
+model sees shapes alone, and none of these timings.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,11 +32,15 @@ from ecograph.passes import SliceOut, SparseBackward
 MODELS: dict[str, Real] = {**REAL, **UNSEEN}
 BATCHES = (1, 8, 32)
 DTYPES = ("float32", "bfloat16")
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": partial(torch.optim.SGD, lr=1e-6, momentum=0.9),
+    "adamw": partial(torch.optim.AdamW, lr=1e-6),
+}
 PASSES: dict[str, Callable[[], Any]] = {
     "sparse_backward": lambda: SparseBackward(0.8, schedule="constant"),
     "sliceout": lambda: SliceOut(0.5, schedule="constant"),
 }
-#: Batch size at which savings are measured.
+#: Batch size at which savings are measured, and steps with AdamW.
 BATCH = 8
 #: Steps at the start of a turn that are not counted, and those after them, which are.
 UNCOUNTED, TURN = 2, 4
@@ -49,11 +54,11 @@ ENOUGH_SAVED, SAVING_ROUNDS = 12.0, (5, 30)
 class Step:
     """A training step that can be timed by its parts."""
 
-    def __init__(self, model: nn.Module, inputs: Any, dtype: str = "float32") -> None:
+    def __init__(self, model: nn.Module, inputs: Any, dtype: str = "float32", optimizer: str = "sgd") -> None:
         self.model = model.train()
         self.inputs = inputs
         self.dtype = dtype
-        self.optimizer = sgd(model.parameters())
+        self.optimizer = OPTIMIZERS[optimizer](model.parameters())
 
     def __call__(self) -> tuple[float, float, float]:
         """Returns the seconds of forward, backward and the optimizer's step."""
@@ -68,11 +73,6 @@ class Step:
         self.optimizer.step()
         times.append(time.perf_counter())
         return times[1] - times[0], times[2] - times[1], times[3] - times[2]
-
-
-def sgd(parameters: Any) -> torch.optim.Optimizer:
-    """Returns the optimizer of all steps."""
-    return torch.optim.SGD(parameters, lr=1e-6, momentum=0.9)
 
 
 #: Seconds of a step by its parts: forward, backward, optimizer.
@@ -101,35 +101,37 @@ def middle(times: Sequence[Parts]) -> Parts:
     return forward, backward, optimizer
 
 
-def recorded(model: nn.Module, inputs: Any, dtype: str) -> Recorded:
+def recorded(model: nn.Module, inputs: Any, dtype: str, optimizer: str = "sgd") -> Recorded:
     """Returns what a step runs."""
-    return record_step(model, inputs, optimizer=sgd, amp="bf16" if dtype == "bfloat16" else None)
+    amp = "bf16" if dtype == "bfloat16" else None
+    return record_step(model, inputs, optimizer=OPTIMIZERS[optimizer], amp=amp)
 
 
-def predicted(model: nn.Module, inputs: Any, roofline: Roofline, dtype: str) -> Parts:
+def predicted(model: nn.Module, inputs: Any, roofline: Roofline, dtype: str, optimizer: str = "sgd") -> Parts:
     """Returns what the cost model says: seconds of forward, backward and optimizer."""
     phases = dict.fromkeys(("forward", "recomputed", "backward", "optimizer"), 0.0)
-    for op in recorded(model, inputs, dtype).ops:
+    for op in recorded(model, inputs, dtype, optimizer).ops:
         phases[op.phase] += roofline.seconds(op)
     return phases["forward"], phases["backward"] + phases["recomputed"], phases["optimizer"]
 
 
 def step_times(name: str, roofline: Roofline, batches: Sequence[int], rounds: int) -> list[dict[str, Any]]:
-    """Returns a row for each batch size and precision of a model."""
+    """Returns a row for each batch size and precision of a model, and for its optimizer."""
     torch.manual_seed(0)
     real = MODELS[name]
     model = real.build()
-    settings = [(batch, dtype) for batch in batches for dtype in DTYPES]
+    settings = [(batch, dtype, "sgd") for batch in batches for dtype in DTYPES]
+    settings += [(batch, "float32", "adamw") for batch in batches if batch == BATCH]
     inputs = {batch: real.inputs(batch) for batch in batches}
-    says = [predicted(model, inputs[batch], roofline, dtype) for batch, dtype in settings]
-    steps = [Step(model, inputs[batch], dtype) for batch, dtype in settings]
+    says = [predicted(model, inputs[batch], roofline, *rest) for batch, *rest in settings]
+    steps = [Step(model, inputs[batch], *rest) for batch, *rest in settings]
     times = map(middle, in_turn(steps, rounds))
     return [
         {
-            "model": name, "batch": batch, "dtype": dtype, "measured": list(measured), "predicted": list(seconds),
-            "error": sum(seconds) / sum(measured) - 1,
+            "model": name, "batch": batch, "dtype": dtype, "optimizer": optimizer, "measured": list(measured),
+            "predicted": list(seconds), "error": sum(seconds) / sum(measured) - 1,
         }
-        for (batch, dtype), seconds, measured in zip(settings, says, times, strict=True)
+        for (batch, dtype, optimizer), seconds, measured in zip(settings, says, times, strict=True)
     ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ Script = Callable[[str], ModuleType]
 
 def time_row(dtype: str, error: float) -> dict[str, Any]:
     return {
-        "model": "small", "batch": 8, "dtype": dtype, "measured": [1.0, 2.0, 1.0],
+        "model": "small", "batch": 8, "dtype": dtype, "optimizer": "sgd", "measured": [1.0, 2.0, 1.0],
         "predicted": [1.0, 2.0, 1.0 + 4 * error], "error": error,
     }  # fmt: skip
 

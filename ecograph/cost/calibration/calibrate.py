@@ -10,19 +10,23 @@ import torch
 
 from ecograph.allocator import keep_memory, keeps_memory
 from ecograph.cost.calibration import overhead, workloads
+from ecograph.cost.calibration.overhead import Overheads
 from ecograph.cost.calibration.settle import REST, settle
-from ecograph.cost.calibration.timing import LEAST_ROUNDS, time_in_turn
+from ecograph.cost.calibration.timing import Timed, time_in_turn, timing
 from ecograph.cost.calibration.workloads import Workload
 from ecograph.cost.devices import stored
 from ecograph.cost.devices.device import Device, Figure, Timing
 from ecograph.cost.devices.shipped import generic_cpu, in_words
+from ecograph.cost.steps.op import Op
 
 HERE = "calibrated here"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: Seconds for timing all parts, with every type of numbers; making operands and a first run of each are in it.
-SECONDS = 70.0
-#: How often operations are repeated where it is to be quick.
-QUICK_ROUNDS = 3
+SECONDS = 60.0
+#: How often all is timed. The pace of a machine that is shared changes from one second to the next.
+PASSES = 2
+#: How often operations are repeated in a pass, at least.
+ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -65,12 +69,13 @@ def calibrate(
 
     It should have nothing else to do meanwhile. Before each part it rests, and works until its clock has settled.
     Operations take turns, so that each finds the caches as another left them; rounds of them are repeated until they
-    agree, or the time for them is over: the device's ``spread`` says how far they lay apart. The process keeps its
+    agree, or the time for them is over: the device's ``spread`` says how far they lay apart. All is timed twice, with
+    half a minute between, and what operations cost beside their own time before each part. The process keeps its
     memory from then on, as by ``ecograph.keep_memory()``; what it takes to get new memory is measured before.
 
     Args:
         dtypes: types of numbers to time products and all else with: ``"float32"``, ``"bfloat16"``.
-        quick: repeat as little as possible. Takes half as long, and says less about how sure the figures are.
+        quick: time all once. Takes half as long, and says less about how sure the figures are.
         tell: is told how far it is.
 
     Raises:
@@ -84,39 +89,60 @@ def calibrate(
     threads = torch.get_num_threads()
     parts = [(name, part) for name in dict.fromkeys(dtypes) for part in parts_of(DTYPES[name])]
     total = sum(len(part.works) for _, part in parts)
-    timings: list[Timing] = []
+    passes = 1 if quick else PASSES
+    found: dict[Workload, list[Timed]] = {}
     spreads: list[float] = []
     paces: list[float] = []
-    tell(Progress("overheads", 0, total))
+    overheads: list[Overheads] = []
+
+    def known(work: Workload) -> Op | None:
+        return found[work][0].op if work in found else None
+
+    tell(Progress("memory", 0, passes * total))
     settle(0.0)
     rough = generic_cpu(threads)
     # It is known beside all else, so that no timing has a share in it that depends on how the operands happen to lie.
     new_memory = rough.new_memory if keeps_memory() else Figure(overhead.time_new_memory(), HERE)
     keep_memory()
-    beside, swept = overhead.time_overheads()
-    for dtype, part in parts:
-        title = f"{part.title}, {dtype}"
-        tell(Progress(title, len(timings), total))
-        paces.append(settle(0.0 if quick else REST))
-        seconds = 0.0 if quick else SECONDS / len(DTYPES) * part.share
-        for timed in time_in_turn(part.works, seconds, least=QUICK_ROUNDS if quick else LEAST_ROUNDS):
-            timings += timed.timings
-            spreads.append(timed.spread)
-            tell(Progress(title, len(timings), total))
+    done = 0
+    for number in range(passes):
+        for dtype, part in parts:
+            title = f"{part.title}, {dtype}"
+            tell(Progress(title, done, passes * total))
+            paces.append(settle(0.0 if quick else REST))
+            overheads.append(overhead.time_overheads())
+            seconds = SECONDS / len(DTYPES) / PASSES * part.share
+            before = done
+            works = part.works if number == 0 else [each for each in part.works if _is_quick(found.get(each))]
+            for turns in time_in_turn(works, seconds, least=ROUNDS, known=known):
+                for timed in turns.timed:
+                    found.setdefault(timed.work, []).append(timed)
+                spreads.append(turns.spread)
+                done += len(turns.timed)
+                tell(Progress(title, done, passes * total))
+            done = before + len(part.works)
+    tell(Progress("done", passes * total, passes * total))
+    beside = overhead.middle(overheads)
+    timings = [timing(each, beside.calling(each[0].op.kind)) for each in found.values()]
     return replace(
         rough,
         name=stored.cpu(threads),
         title=f"{stored.cpu_name()}, {in_words(threads)}",
         flops=_rates(timings, rough.flops),
         bandwidth=Figure(_highest_bandwidth(timings), f"{HERE}: the fastest copy or addition of 16 MiB and more"),
-        call=Figure(min(timing.seconds for timing in timings), f"{HERE}: the shortest operation"),
-        overhead={of: Figure(value, HERE) for of, value in beside.items()},
-        swept={of: Figure(value, HERE) for of, value in swept.items()},
+        call=Figure(min(each.seconds for each in timings), f"{HERE}: the shortest operation"),
+        overhead={of: Figure(value, HERE) for of, value in beside.beside.items()},
+        swept={of: Figure(value, HERE) for of, value in beside.swept.items()},
         new_memory=new_memory,
         timings=tuple(timings),
         # Within parts, as rounds show it, or between them, as the pace of one product does.
         spread=max(statistics.median(spreads), apart(paces)),
     )
+
+
+def _is_quick(found: list[Timed] | None) -> bool:
+    """Whether a workload was timed before, and does not take long."""
+    return found is not None and not found[0].long
 
 
 def parts_of(dtype: torch.dtype) -> list[Part]:
@@ -141,9 +167,9 @@ def apart(paces: Sequence[float]) -> float:
 def _rates(timings: Sequence[Timing], rough: Mapping[str, Figure]) -> dict[str, Figure]:
     """Returns the highest rate for each type of numbers; of those that were not timed, from one that was."""
     found: dict[str, float] = {}
-    for timing in timings:
-        if timing.flops:
-            found[timing.dtype] = max(found.get(timing.dtype, 0.0), timing.flops / timing.seconds)
+    for each in timings:
+        if each.flops:
+            found[each.dtype] = max(found.get(each.dtype, 0.0), each.flops / each.seconds)
     known = "float32" if "float32" in found else next(iter(found))
     figures = {name: Figure(rate, f"{HERE}: the fastest product") for name, rate in found.items()}
     for name, figure in rough.items():
@@ -154,6 +180,6 @@ def _rates(timings: Sequence[Timing], rough: Mapping[str, Figure]) -> dict[str, 
 
 
 def _highest_bandwidth(timings: Sequence[Timing]) -> float:
-    moving = [timing for timing in timings if timing.kind in ("copy", "pointwise")]
-    large = [timing for timing in moving if timing.bytes >= 2**24] or moving
-    return max(timing.bytes / timing.seconds for timing in large)
+    moving = [each for each in timings if each.kind in ("copy", "pointwise")]
+    large = [each for each in moving if each.bytes >= 2**24] or moving
+    return max(each.bytes / each.seconds for each in large)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -15,35 +16,95 @@ from ecograph.cost.calibration.swept import compute, time_swept
 from ecograph.cost.steps.kinds import FUNCTION, PYTHON
 
 _LAYERS = 100
-_ROUNDS = 30
+_ROUNDS = 12
 
 
-def time_overheads(times: int = 3) -> tuple[dict[str, float], dict[str, float]]:
-    """Returns the seconds per operation in the forward, the backward and the optimizer's step, beside its own time.
+class Calling(NamedTuple):
+    """Seconds that calling an operation by ``torch.ops`` takes longer than a step's own calls do.
 
-    ``"function"`` is for each ``autograd.Function`` written in Python, forward and backward together; ``"python"`` for
-    each call of a Python function, which is in none of the others.
+    ``torch.ops`` looks for the overload and takes the arguments apart in Python. A step's forward calls functions that
+    do so in C++, and its backward calls kernels at once; but not all that it runs has such a function.
 
-    Args:
-        times: how often each is taken, a second each; the figures are medians. They are small differences.
-
-    Returns:
-        The seconds; and those that are added where other operations have filled the caches, with a ``"view"``'s own.
+    Attributes:
+        conv: of a convolution, which has nine arguments and more, some of them lists.
+        other: of anything else.
     """
-    near, swept = time_swept(times)
-    found = [_overheads(near[PYTHON]) for _ in range(times)]
-    beside = {each: statistics.median(one[each] for one in found) for each in found[0]}
-    return beside | {"recomputed": beside["forward"], FUNCTION: near[FUNCTION], PYTHON: near[PYTHON]}, swept
+
+    conv: float
+    other: float
+
+    def __call__(self, kind: str) -> float:
+        """Returns the seconds for a kind of operation."""
+        return self.conv if kind == "conv" else self.other
 
 
-def _overheads(python: float) -> dict[str, float]:
+@torch.no_grad()
+def time_calling() -> Calling:
+    """Returns what calling an operation by ``torch.ops`` takes longer than by a function of torch."""
+    row, image, weight = torch.zeros(8), torch.zeros(1, 4, 2, 2), torch.zeros(4, 4, 1, 1)
+    geometry = [1, 1], [0, 0], [1, 1], False, [0, 0], 1
+    conv = _longer(
+        lambda: torch.ops.aten.convolution(image, weight, None, *geometry),
+        lambda: torch.convolution(image, weight, None, *geometry),
+    )
+    return Calling(conv, _longer(lambda: torch.ops.aten.relu(row), lambda: torch.relu(row)))
+
+
+def _longer(run: Callable[[], Any], other: Callable[[], Any]) -> float:
+    times = [(_median(lambda: _repeat(run), 10), _median(lambda: _repeat(other), 10)) for _ in range(5)]
+    return max(statistics.median(one - two for one, two in times), 0.0) / _LAYERS
+
+
+@dataclass(frozen=True)
+class Overheads:
+    """What operations cost beside their own time, in seconds.
+
+    Attributes:
+        calling: what calling them by ``torch.ops`` takes longer.
+        beside: phase of a step -> of each operation in it; ``"function"``: of each ``autograd.Function`` written in
+            Python, forward and backward together; ``"python"``: of each call of a Python function, which is in none of
+            the others.
+        swept: what is added where other operations have filled the caches; with a ``"view"``'s own.
+    """
+
+    calling: Calling
+    beside: Mapping[str, float]
+    swept: Mapping[str, float]
+
+
+def time_overheads() -> Overheads:
+    """Times what operations cost beside their own time, in about a second.
+
+    They are small differences, and the pace of Python changes by half on machines that are shared: see ``middle``.
+    """
+    near, swept = time_swept()
+    calling = time_calling()
+    beside = _overheads(near[PYTHON], calling.other)
+    beside |= {"recomputed": beside["forward"], FUNCTION: near[FUNCTION], PYTHON: near[PYTHON]}
+    return Overheads(calling, beside, swept)
+
+
+def middle(found: Sequence[Overheads]) -> Overheads:
+    """Returns the medians of overheads that were timed at several times."""
+
+    def median(of: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        return {name: statistics.median(each[name] for each in of) for name in of[0]}
+
+    return Overheads(
+        Calling(*map(statistics.median, zip(*(each.calling for each in found), strict=True))),
+        median([each.beside for each in found]),
+        median([each.swept for each in found]),
+    )
+
+
+def _overheads(python: float, calling: float) -> dict[str, float]:
     layers = nn.Sequential(*(nn.Tanh() for _ in range(_LAYERS)))
     inputs = torch.zeros(8, requires_grad=True)
     outputs = layers(inputs)
     gradient = torch.ones_like(outputs)
     with torch.no_grad():
         plain = _median(lambda: _repeat(torch.tanh, inputs))
-        plain_backward = _median(lambda: _repeat(torch.ops.aten.tanh_backward, gradient, outputs))
+        plain_backward = _median(lambda: _repeat(torch.ops.aten.tanh_backward, gradient, outputs)) - _LAYERS * calling
     forward = _median(lambda: layers(inputs))
     backward = _median(lambda: torch.autograd.grad(layers(inputs), inputs, gradient)) - forward
     parameters = [nn.Parameter(torch.zeros(8)) for _ in range(_LAYERS)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -19,7 +19,7 @@ from ecograph.cost.calibration.calls import calls
 from ecograph.cost.steps.kinds import CALL, FUNCTION, PYTHON, VIEW
 from ecograph.cost.steps.recorder import HALF
 
-_ROUNDS = 25
+_ROUNDS = 12
 #: Images that leave the caches alone, and such as fill them: 8 MiB.
 _SMALL, _LARGE = (2, 16, 4, 4), (8, 64, 64, 64)
 #: Bytes that a layer moves on the large ones: three operations read and write them.
@@ -56,23 +56,15 @@ class Identity(torch.autograd.Function):
         return grad_outputs[0]
 
 
-def time_swept(times: int = 3) -> tuple[dict[str, float], dict[str, float]]:
+def time_swept() -> tuple[dict[str, float], dict[str, float]]:
     """Returns seconds of what lies between operations: beside small ones, and how much longer with full caches.
 
     Of each call of a Python function; of a view; of a small operation; and of a function that is differentiated in
     Python, forward and backward together.
-
-    Args:
-        times: how often each is taken, half a second each; the figures are medians.
     """
-    near = _medians([_beside(_SMALL) for _ in range(times)])
-    far = _medians([_beside(_LARGE) for _ in range(times)])
+    near, far = _beside(_SMALL), _beside(_LARGE)
     filled = _MOVED / (_MOVED + HALF)
     return near, {of: max(far[of] - near[of], 0.0) / filled for of in near}
-
-
-def _medians(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {of: statistics.median(one[of] for one in found) for of in found[0]}
 
 
 def _beside(shape: tuple[int, ...]) -> dict[str, float]:

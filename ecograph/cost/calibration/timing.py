@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 
 from ecograph.cost.calibration.workloads import Workload
 from ecograph.cost.devices.device import Timing
+from ecograph.cost.devices.rates import alike
 from ecograph.cost.steps.kinds import VIEW
 from ecograph.cost.steps.op import Op, Phase
 from ecograph.cost.steps.recorder import Recorder
@@ -22,20 +24,44 @@ TOGETHER = 2**29
 #: How many workloads take turns, at most.
 GROUP = 48
 LEAST_ROUNDS, MOST_ROUNDS = 5, 15
+#: Share of a timing that is the operation's own at least, whatever calling it takes.
+LEAST_SHARE = 0.2
+#: Seconds of what is run once alone, and of what is not run at all.
+LONG, LONGEST = 0.03, 0.1
 #: Rounds go on until their durations agree to this share.
 SPREAD = 0.04
 
 
 @dataclass(frozen=True)
 class Timed:
+    """A workload that was timed.
+
+    Attributes:
+        work: the workload.
+        op: what it is.
+        seconds: of each round.
+    """
+
+    work: Workload
+    op: Op
+    seconds: tuple[float, ...]
+
+    @property
+    def long(self) -> bool:
+        """Whether it takes so long that once is enough."""
+        return statistics.median(self.seconds) > LONG
+
+
+@dataclass(frozen=True)
+class Turns:
     """Workloads that took turns.
 
     Attributes:
-        timings: of each.
+        timed: each of them.
         spread: how far the rounds lay apart: the middle half of them, as a share of their median.
     """
 
-    timings: tuple[Timing, ...]
+    timed: tuple[Timed, ...]
     spread: float
 
 
@@ -77,54 +103,89 @@ class _Nobody:
 
 
 def describe(work: Workload, operands: tuple[Any, ...]) -> Op:
-    """Returns the operation that a workload consists of, as a recorded step would have it."""
+    """Returns the operation that a workload consists of, as a recorded step would have it. Nothing is computed."""
     nobody: Any = _Nobody(work.phase)
-    recorder = Recorder(nobody, [], [each for each in operands if isinstance(each, torch.Tensor)])
-    with recorder:
-        work.run(*operands)
+    with _without_data() as mode:
+        fakes = [mode.from_tensor(each) if isinstance(each, torch.Tensor) else each for each in operands]
+        recorder = Recorder(nobody, [], [each for each in fakes if isinstance(each, torch.Tensor)])
+        with recorder:
+            work.run(*fakes)
     ops = [op for op in recorder.ops if op.kind != VIEW]
     assert len(ops) == 1, (work.label, ops)
     return ops[0]
 
 
+@cache
+def _without_data() -> Any:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
 @torch.no_grad()
-def time_in_turn(works: Sequence[Workload], seconds: float = math.inf, *, least: int = LEAST_ROUNDS) -> Iterator[Timed]:
+def time_in_turn(
+    works: Sequence[Workload],
+    seconds: float = math.inf,
+    *,
+    least: int = LEAST_ROUNDS,
+    known: Callable[[Workload], Op | None] = lambda work: None,
+) -> Iterator[Turns]:
     """Yields how long workloads take, in groups.
 
-    Those of a group take turns: what a call finds in the caches is then what a step's calls find there.
+    Those of a group take turns: what a call finds in the caches is then what a step's calls find there. What takes very
+    long is run once; and larger products like one that does, which would take longer still, are left out: some
+    processors are a hundred times slower in a type of numbers that they have no instructions for.
 
     Args:
         works: what to time.
-        seconds: to spend on all of them, if the least number of rounds does not take longer.
-        least: rounds for each; 2 or more.
+        seconds: to spend on all of them, if one round does not take longer.
+        least: rounds for each, if there is time for them.
+        known: what a workload is, if that is known; to find out takes longer than many take themselves.
     """
     group: list[_Prepared] = []
+    long: list[Timed] = []
     size = 0
+    #: What a product is like -> seconds per floating-point operation, of one that took long.
+    slow: dict[tuple[object, ...], float] = {}
     start = time.perf_counter()
     for at, work in enumerate(works, start=1):
         operands = work.make()
-        op = describe(work, operands)
-        before = work.make() if work.phase == "optimizer" else None
-        group.append(_Prepared(work, operands, before, op))
-        size += op.bytes * (1 if before is None else 2)
+        op = known(work) or describe(work, operands)
+        if op.flops * slow.get(alike(op), 0.0) <= LONGEST:
+            each = _Prepared(work, operands, work.make() if work.phase == "optimizer" else None, op)
+            once = _round([each], [[]])
+            if once > LONG:
+                slow[alike(op)] = once / max(op.flops, 1)
+                long.append(Timed(work, op, (once,)))
+            else:
+                group.append(each)
+                size += op.bytes * (1 if each.before is None else 2)
         if size > TOGETHER or len(group) == GROUP or at == len(works):
-            yield _time_group(group, start + seconds * at / len(works), least)
-            group, size = [], 0
+            yield _time_group(group, long, start + seconds * at / len(works), least)
+            group, long, size = [], [], 0
 
 
-def _time_group(group: list[_Prepared], until: float, least: int) -> Timed:
+def _time_group(group: list[_Prepared], long: list[Timed], until: float, least: int) -> Turns:
+    """Times what does not take long, in turn; all of it has been run once."""
     times: list[list[float]] = [[] for _ in group]
     rounds: list[float] = []
-    _round(group, [[] for _ in group])
-    while len(rounds) < least or (
-        len(rounds) < MOST_ROUNDS and _spread(rounds) > SPREAD and time.perf_counter() < until
-    ):
+    while group and len(rounds) < MOST_ROUNDS:
+        if rounds and time.perf_counter() > until or len(rounds) >= least and _spread(rounds) < SPREAD:
+            break
         rounds.append(_round(group, times))
-    taken = zip(group, map(statistics.median, times), strict=True)
-    return Timed(tuple(_timing(each.work, each.op, seconds) for each, seconds in taken), _spread(rounds))
+    timed = (Timed(each.work, each.op, tuple(found)) for each, found in zip(group, times, strict=True))
+    return Turns((*timed, *long), _spread(rounds))
 
 
-def _timing(work: Workload, op: Op, seconds: float) -> Timing:
+def timing(found: Sequence[Timed], calling: float = 0.0) -> Timing:
+    """Returns how long a workload takes, of all rounds of it; one on several tensors, for each of them.
+
+    Args:
+        found: the workload, timed once or several times.
+        calling: seconds that calling it takes here, and not in a step; see ``overhead.Calling``.
+    """
+    work, op = found[0].work, found[0].op
+    seconds = statistics.median(each for timed in found for each in timed.seconds)
     return Timing(
         name=op.name,
         kind=op.kind,
@@ -134,9 +195,9 @@ def _timing(work: Workload, op: Op, seconds: float) -> Timing:
         channels_last=op.channels_last,
         sizes=op.sizes,
         flops=op.flops,
-        bytes=op.bytes,
+        bytes=op.bytes // op.parts,
         strided=op.strided,
-        seconds=seconds,
+        seconds=max(seconds - calling, LEAST_SHARE * seconds) / op.parts,
     )
 
 
@@ -169,5 +230,7 @@ def _rewrite(operand: Any) -> None:
 
 def _spread(rounds: list[float]) -> float:
     """Returns how far apart the middle half of the rounds is, as a share of the median."""
+    if len(rounds) < 2:
+        return 0.0
     low, middle, high = statistics.quantiles(rounds, n=4)
     return (high - low) / middle

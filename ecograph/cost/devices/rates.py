@@ -134,6 +134,11 @@ def _groups(op: Op | Timing) -> list[str]:
     return ["depthwise, strided" if before >= 2 * after else "depthwise", "any depthwise"]
 
 
+def alike(op: Op | Timing) -> tuple[object, ...]:
+    """Returns what products have in common that differ in size alone."""
+    return _product_keys(op)[0] if op.sizes else (op.name,)
+
+
 def _features(op: Op | Timing) -> tuple[float, ...]:
     """Returns where a product is among all others: what its rate depends on, in powers of two."""
     if op.kind != "conv":

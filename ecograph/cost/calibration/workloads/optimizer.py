@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,10 @@ from torch import Tensor
 from ecograph.cost.calibration.workloads.workload import Workload, noise
 
 aten = torch.ops.aten
+
+#: Parameters that a fused optimizer is given, if they are not larger than that.
+SEVERAL, MANY = 8, 2**17
+_STEPS_TAKEN = [torch.ones(()) for _ in range(SEVERAL)]
 
 #: Name, the call, how many tensors it takes, and which of them the operation before has just written.
 _STEPS: tuple[tuple[str, Callable[..., Any], int, int | None], ...] = (
@@ -35,21 +40,26 @@ def in_optimizer(elements: int, dtype: torch.dtype) -> Iterator[Workload]:
         return tuple(noise(elements, dtype=dtype).abs_().add_(1.0) for _ in range(count))
 
     for name, run, count, warm in _STEPS:
-        yield Workload(f"{name} of {elements}", run, lambda count=count: state(count), "optimizer", warm=warm)
-    counted = torch.ones(())
-    yield Workload(f"AdamW of {elements}", _fused_adamw, lambda: (*state(4), counted), "optimizer", warm=None)
-    yield Workload(f"SGD of {elements}", _fused_sgd, lambda: state(3), "optimizer", warm=None)
+        yield Workload(f"{name} of {elements}", run, partial(state, count), "optimizer", warm=warm)
+    # Fused, they go through all parameters in one call.
+    several = 1 if elements > MANY else SEVERAL
+    yield Workload(f"AdamW of {elements}", _fused_adamw, partial(state, 4 * several), "optimizer", warm=None)
+    yield Workload(f"SGD of {elements}", _fused_sgd, partial(state, 3 * several), "optimizer", warm=None)
 
 
-def _fused_adamw(p: Tensor, g: Tensor, m: Tensor, v: Tensor, step: Tensor) -> Any:
+def _fused_adamw(*state: Tensor) -> Any:
+    count = len(state) // 4
+    p, g, m, v = (state[at * count : (at + 1) * count] for at in range(4))
     return aten._fused_adamw_(
-        [p], [g], [m], [v], [], [step],
+        p, g, m, v, [], _STEPS_TAKEN[:count],
         lr=1e-3, beta1=0.9, beta2=0.999, weight_decay=0.01, eps=1e-8, amsgrad=False, maximize=False,
     )  # fmt: skip
 
 
-def _fused_sgd(p: Tensor, g: Tensor, m: Tensor) -> Any:
+def _fused_sgd(*state: Tensor) -> Any:
+    count = len(state) // 3
+    p, g, m = (state[at * count : (at + 1) * count] for at in range(3))
     return aten._fused_sgd_(
-        [p], [g], [m], weight_decay=0.0, momentum=0.9, lr=1e-3, dampening=0.0, nesterov=False, maximize=False,
+        p, g, m, weight_decay=0.0, momentum=0.9, lr=1e-3, dampening=0.0, nesterov=False, maximize=False,
         is_first_step=False,
     )  # fmt: skip

@@ -11,7 +11,7 @@ import torch
 
 import ecograph.cost.calibration.calibrate  # noqa: F401  # the function of this name hides it
 from ecograph.cost.calibration import calibrate
-from ecograph.cost.calibration.overhead import time_new_memory, time_overheads
+from ecograph.cost.calibration.overhead import Calling, Overheads, middle, time_calling, time_new_memory, time_overheads
 from ecograph.cost.calibration.settle import settle
 from ecograph.cost.calibration.workloads import Workload
 from ecograph.cost.calibration.workloads.matmuls import linear
@@ -45,7 +45,8 @@ def test_a_small_calibration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     device = calibrate(tell=told.append)
     assert device.name == stored.cpu(1) and device.threads == 1 and device.calibrated
     assert {timing.dtype for timing in device.timings} == {"float32", "bfloat16"}
-    assert len(device.timings) == 8 == told[-1].done == told[-1].total
+    assert len(device.timings) == 8
+    assert told[-1].done == told[-1].total == module.PASSES * 8
     assert [each.done for each in told] == sorted(each.done for each in told)
     assert set(device.flops) == {"float32", "bfloat16", "float16", "float64"}
     assert device.flops["float32"].source == "calibrated here: the fastest product"
@@ -91,12 +92,23 @@ def test_how_far_durations_lie_apart(paces: list[float], expected: float) -> Non
 
 
 def test_what_a_call_costs_beside_its_work() -> None:
-    found, swept = time_overheads(times=1)
-    assert set(found) == {"forward", "recomputed", "backward", "optimizer", "function", "python"}
-    assert set(swept) == {"function", "python", "view", "call"}
-    assert all(0 <= seconds < 1e-3 for seconds in (*found.values(), *swept.values()))
-    assert found["forward"] > 0 and swept["view"] > 0
+    found = middle([time_overheads() for _ in range(3)])
+    assert set(found.beside) == {"forward", "recomputed", "backward", "optimizer", "function", "python"}
+    assert set(found.swept) == {"function", "python", "view", "call"}
+    assert all(0 <= seconds < 1e-3 for seconds in (*found.beside.values(), *found.swept.values()))
+    assert found.beside["forward"] > 0 and found.swept["view"] > 0
     assert 0 <= time_new_memory(2**22) < 1e-6
+
+
+def test_the_middle_of_overheads() -> None:
+    found = [Overheads(Calling(each, 2 * each), {"forward": 3 * each}, {"view": 4 * each}) for each in (1.0, 9.0, 2.0)]
+    assert middle(found) == Overheads(Calling(2.0, 4.0), {"forward": 6.0}, {"view": 8.0})
+
+
+def test_what_calling_an_operation_takes_here_alone() -> None:
+    found = time_calling()
+    assert 0 <= found.other < 1e-4 and 0 < found.conv < 1e-3
+    assert (found("conv"), found("matmul"), found("pointwise")) == (found.conv, found.other, found.other)
 
 
 def test_settling_ends() -> None:

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from ecograph.cost.calibration.calibrate import parts_of
-from ecograph.cost.calibration.timing import describe
+from ecograph.cost.calibration.timing import Timed, describe, timing
 from ecograph.cost.calibration.workloads import Workload
 from ecograph.cost.calibration.workloads.convs import conv_workloads, convs
 from ecograph.cost.calibration.workloads.images import on_images
 from ecograph.cost.calibration.workloads.matmuls import batched_matmuls, linear
+from ecograph.cost.calibration.workloads.optimizer import SEVERAL, in_optimizer
 from ecograph.cost.calibration.workloads.rows import on_rows
 from ecograph.cost.devices.device import Timing
 from ecograph.cost.devices.rates import Rates
@@ -26,6 +27,7 @@ def cheap(dtype: torch.dtype) -> Iterator[Workload]:
     yield from list(batched_matmuls(dtype))[:6]
     for name, run, operands, phase in (*on_rows(2**10, dtype), *on_images(2**10, dtype)):
         yield Workload(name, run, operands, phase)
+    yield from in_optimizer(2**10, dtype)
     for format in FORMATS:
         kinds = {
             (conv.kernel, conv.stride, conv.groups > 1, conv.groups == conv.inputs): conv
@@ -98,6 +100,27 @@ def test_a_batched_product_of_the_backward_is_found() -> None:
         op.name, op.kind, op.phase, work.grad, op.dtype, False, op.sizes, op.flops, op.bytes, op.strided, 1e-3
     )
     assert Rates((timing,)).seconds(replace(op, grad="grad_input")) == pytest.approx(1e-3)
+
+
+def test_an_optimizer_has_averages_of_squares() -> None:
+    """The root of a negative number takes twenty times as long as that of any other."""
+    works = {work.label: work for work in in_optimizer(2**10, torch.float32)}
+    for work in works.values():
+        assert work.phase == "optimizer" and all((each > 0).all() for each in work.make())
+    sqrt = next(operands for name, _, operands, _ in on_rows(2**10, torch.float32) if name == "sqrt")
+    assert (sqrt()[0] >= 0).all()
+
+
+def test_what_goes_through_several_tensors_is_timed_for_each() -> None:
+    works = {work.label: work for work in in_optimizer(2**10, torch.float32)}
+    work = works["AdamW of 1024"]
+    op = describe(work, work.make())
+    assert op.parts == SEVERAL and op.bytes > SEVERAL * 6 * 2**12
+    found = timing([Timed(work, op, (8e-3,))])
+    assert found.seconds == pytest.approx(1e-3) and found.bytes == op.bytes // SEVERAL
+    # Of sixteen tensors it takes twice as long.
+    twice = replace(op, parts=2 * SEVERAL, read=2 * op.read, written=2 * op.written)
+    assert Rates((found,)).seconds(twice) == pytest.approx(16e-3)
 
 
 def test_parts_share_the_time() -> None:
