@@ -34,7 +34,7 @@ from real_models import REAL
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from step_predictions import BATCHES, DTYPES, peaks, savings, step_times
+from step_predictions import BATCHES, DTYPES, dtypes, peaks, savings, step_times
 from unseen_models import UNSEEN
 from zoo_flops import ZOO, counted, exact
 
@@ -113,9 +113,8 @@ def show(console: Console, found: dict[str, Rows]) -> None:
         console.print(table)
     for part in ("times", "unseen"):
         if found[part]:
-            table = Table(
-                "model", "batch", "dtype", "optimizer", "measured, ms", "predicted, ms", *PHASES, "error", title=part
-            )  # fmt: skip
+            headers = ("model", "batch", "dtype", "optimizer", "ms", "predicted", *PHASES, "error")
+            table = Table(*headers, title=part, padding=(0, 0))
             for row in found[part]:
                 table.add_row(
                     row["model"], str(row["batch"]), row["dtype"], row["optimizer"],
@@ -201,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             write_json(options.json, {**result, "summary": summary(found), **found})
         if "memory" in parts:
             held = options.only or real
-            settings = len(held) * len(batches) * len(DTYPES)
+            settings = len(held) * sum(len(dtypes(batch)) for batch in batches)
             found["memory"] = list(progress.track(peaks(held, batches), settings, description="memory"))
     write_json(options.json, {**result, "summary": summary(found), **found})
     show(console, found)

@@ -44,11 +44,21 @@ PASSES: dict[str, Callable[[], Any]] = {
 BATCH = 8
 #: Steps at the start of a turn that are not counted, and those after them, which are.
 UNCOUNTED, TURN = 2, 4
+#: Seconds of a step that is not disturbed by what went before, so that a turn is one step.
+LONG = 2.0
 #: Seconds after which a model's steps are not repeated any more.
 ENOUGH = 3.0
 #: The same where it is measured what passes save, in rounds of short turns; and the least and most rounds there. What
 #: single rounds of a pair say lies 10 to 50 points apart on a machine that is shared.
 ENOUGH_SAVED, SAVING_ROUNDS = 12.0, (5, 30)
+
+
+def dtypes(batch: int) -> Sequence[str]:
+    """Returns the precisions that steps are timed in.
+
+    A processor without instructions for bfloat16 takes up to thirty times as long in it: there, one sample has to do.
+    """
+    return DTYPES if batch == 1 or torch.ops.mkldnn._is_mkldnn_bf16_supported() else DTYPES[:1]
 
 
 class Step:
@@ -86,10 +96,11 @@ def in_turn(steps: Sequence[Step], rounds: int, enough: float = ENOUGH, least: i
     kernels, of which it keeps 1024, as another model or batch size left them: no training does, so they do not count.
     """
     times: list[list[Parts]] = [[] for _ in steps]
+    turns = [(UNCOUNTED, TURN) if sum(step()) < LONG else (0, 1) for step in steps]
     began = time.perf_counter()
     for done in range(rounds):
-        for step, found in zip(steps, times, strict=True):
-            found.append(middle([step() for _ in range(UNCOUNTED + TURN)][UNCOUNTED:]))
+        for step, (uncounted, counted), found in zip(steps, turns, times, strict=True):
+            found.append(middle([step() for _ in range(uncounted + counted)][uncounted:]))
         if done + 1 >= least and time.perf_counter() - began > enough * len(steps):
             break
     return times
@@ -120,7 +131,7 @@ def step_times(name: str, roofline: Roofline, batches: Sequence[int], rounds: in
     torch.manual_seed(0)
     real = MODELS[name]
     model = real.build()
-    settings = [(batch, dtype, "sgd") for batch in batches for dtype in DTYPES]
+    settings = [(batch, dtype, "sgd") for batch in batches for dtype in DTYPES if dtype in dtypes(batch)]
     settings += [(batch, "float32", "adamw") for batch in batches if batch == BATCH]
     inputs = {batch: real.inputs(batch) for batch in batches}
     says = [predicted(model, inputs[batch], roofline, *rest) for batch, *rest in settings]
@@ -141,7 +152,7 @@ Setting = tuple[str, int, str]
 
 def peaks(names: Sequence[str], batches: Sequence[int]) -> Iterator[dict[str, Any]]:
     """Yields a row for each model, batch size and precision: bytes at the peak of a step."""
-    settings: list[Setting] = [(name, batch, dtype) for name in names for batch in batches for dtype in DTYPES]
+    settings: list[Setting] = [(name, batch, dtype) for name in names for batch in batches for dtype in dtypes(batch)]
     measured = each_apart(measured_peak, settings, imported=[__name__])
     for (name, batch, dtype), peak in zip(settings, measured, strict=True):
         real = MODELS[name]

@@ -22,7 +22,7 @@ from ecograph.cost.steps.op import Op
 HERE = "calibrated here"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: Seconds for timing all parts, with every type of numbers; making operands and a first run of each are in it.
-SECONDS = 60.0
+SECONDS = 45.0
 #: How often all is timed. The pace of a machine that is shared changes from one second to the next.
 PASSES = 2
 #: How often operations are repeated in a pass, at least.
@@ -69,9 +69,9 @@ def calibrate(
 
     It should have nothing else to do meanwhile. Before each part it rests, and works until its clock has settled.
     Operations take turns, so that each finds the caches as another left them; rounds of them are repeated until they
-    agree, or the time for them is over: the device's ``spread`` says how far they lay apart. All is timed twice, with
-    half a minute between, and what operations cost beside their own time before each part. The process keeps its
-    memory from then on, as by ``ecograph.keep_memory()``; what it takes to get new memory is measured before.
+    agree, or the time for them is over: the device's ``spread`` says how far they lay apart. What takes little is timed
+    twice, with half a minute between, and what operations cost beside their own time before each part. The process
+    keeps its memory from then on, as by ``ecograph.keep_memory()``; what it takes to get new memory is measured before.
 
     Args:
         dtypes: types of numbers to time products and all else with: ``"float32"``, ``"bfloat16"``.
@@ -113,7 +113,7 @@ def calibrate(
             overheads.append(overhead.time_overheads())
             seconds = SECONDS / len(DTYPES) / PASSES * part.share
             before = done
-            works = part.works if number == 0 else [each for each in part.works if _is_quick(found.get(each))]
+            works = part.works if number == 0 else [each for each in part.works if _is_short(found.get(each))]
             for turns in time_in_turn(works, seconds, least=ROUNDS, known=known):
                 for timed in turns.timed:
                     found.setdefault(timed.work, []).append(timed)
@@ -140,9 +140,9 @@ def calibrate(
     )
 
 
-def _is_quick(found: list[Timed] | None) -> bool:
-    """Whether a workload was timed before, and does not take long."""
-    return found is not None and not found[0].long
+def _is_short(found: list[Timed] | None) -> bool:
+    """Whether a workload was timed before, and takes little."""
+    return found is not None and found[0].short
 
 
 def parts_of(dtype: torch.dtype) -> list[Part]:

@@ -27,7 +27,9 @@ LEAST_ROUNDS, MOST_ROUNDS = 5, 15
 #: Share of a timing that is the operation's own at least, whatever calling it takes.
 LEAST_SHARE = 0.2
 #: Seconds of what is run once alone, and of what is not run at all.
-LONG, LONGEST = 0.03, 0.1
+LONG, LONGEST = 0.02, 0.2
+#: Seconds of what is timed again in another pass, at most: what takes longer is disturbed less.
+SHORT = 0.01
 #: Rounds go on until their durations agree to this share.
 SPREAD = 0.04
 
@@ -47,9 +49,9 @@ class Timed:
     seconds: tuple[float, ...]
 
     @property
-    def long(self) -> bool:
-        """Whether it takes so long that once is enough."""
-        return statistics.median(self.seconds) > LONG
+    def short(self) -> bool:
+        """Whether it takes so little that it is worth to time it again, at another time."""
+        return statistics.median(self.seconds) < SHORT
 
 
 @dataclass(frozen=True)
