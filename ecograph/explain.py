@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from ecograph.cost.flops import Flops
+from ecograph.printed import Printed
 from ecograph.record import GroupRecord, Record, SiteRecord, records
 from ecograph.schedule import Mix
 
@@ -100,8 +100,8 @@ class GroupReport:
         return {**asdict(self), "members": list(self.members), **words}
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Printed):
     """What ``optimize`` did to a model; prints as a table.
 
     Attributes:
@@ -176,18 +176,6 @@ class Report:
         from ecograph.report_table import render
 
         yield from render(self, options.max_width)
-
-    def __str__(self) -> str:
-        """Returns the tables as text."""
-        from shutil import get_terminal_size
-
-        from rich.console import Console
-
-        text = StringIO()
-        Console(file=text, width=max(get_terminal_size((120, 24)).columns, 100)).print(self)
-        return text.getvalue().rstrip("\n")
-
-    __repr__ = __str__
 
 
 def explain(model: nn.Module) -> Report:

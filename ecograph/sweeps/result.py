@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from ecograph.printed import Printed
 from ecograph.sweeps import study as studies
 from ecograph.sweeps.attempt import REACHED, Attempt, cost_of
 from ecograph.sweeps.space import Space, Values, label
@@ -80,8 +81,8 @@ class Row:
         }
 
 
-@dataclass(frozen=True)
-class Sweep:
+@dataclass(frozen=True, repr=False)
+class Sweep(Printed):
     """The outcome of a search; prints as tables.
 
     Attributes:

@@ -55,6 +55,7 @@ def data(inspected: Inspected, step: str = "") -> dict[str, Any]:
     """Returns what the page shows, as JSON types."""
     tree = grow(inspected)
     report, estimate = inspected.report, inspected.estimate
+    judged = [f"what pays was decided for {report.judged_for}"] if report.judged_for else []
     found = {
         "model": report.model,
         "spec": inspected.spec,
@@ -70,7 +71,7 @@ def data(inspected: Inspected, step: str = "") -> dict[str, Any]:
         "schedule": [_schedule(name, rate) for name, rate in inspected.rates.items()],
         "epochs": EPOCHS,
         "flops": [report.before.total, report.after.total],
-        "notes": [*report.notes, *(estimate.notes if estimate else ())],
+        "notes": [*report.notes, *judged, *(estimate.notes if estimate else ())],
         "capture": [{"path": path, "method": method, "note": note} for path, method, note in report.parts],
     }
     return dict(finite(found | (_estimate(estimate) if estimate else {})))

@@ -18,7 +18,7 @@ from ecograph.cost.devices.device import Device, Figure, Timing
 from ecograph.cost.devices.shipped import in_words
 
 #: Of the file's form. Files of another are not read: they are made again in two minutes.
-VERSION = 5
+VERSION = 6
 
 
 def folder() -> Path:

@@ -62,7 +62,8 @@ def estimate(
     mixes, peaks = {name: few(mix) for name, mix in full.items()}, {name: max(mix) for name, mix in full.items()}
 
     def record(rates: Mapping[str, float]) -> Step:
-        return record_step(model, example_inputs, loss=loss, optimizer=optimizer, amp=amp, rates=rates)
+        gpu = device.type == "cuda"
+        return record_step(model, example_inputs, loss=loss, optimizer=optimizer, amp=amp, rates=rates, elsewhere=gpu)
 
     plain = record(dict.fromkeys(mixes, 0.0))
     before = _costs(plain, roofline)

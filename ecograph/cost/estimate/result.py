@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ecograph.cost.devices.device import Device, Figure
 from ecograph.cost.steps.op import PHASES
+from ecograph.printed import Printed
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -110,8 +111,8 @@ class Memory:
     optimizer: int
 
 
-@dataclass(frozen=True)
-class Estimate:
+@dataclass(frozen=True, repr=False)
+class Estimate(Printed):
     """What a training step will cost; prints as tables.
 
     Attributes:

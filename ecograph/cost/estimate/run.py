@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from ecograph.cost.estimate.result import Amount, Amounts, Estimate
 from ecograph.cost.footprint import Footprint, footprint
+from ecograph.printed import Printed
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
 
-@dataclass(frozen=True)
-class PlannedRun:
+@dataclass(frozen=True, repr=False)
+class PlannedRun(Printed):
     """A training before it is run; prints as a table.
 
     Forward, backward and the optimizer's steps are in the figures. To read data, to evaluate and to write checkpoints

@@ -82,6 +82,7 @@ def record_step(
     optimizer: Any = None,
     amp: str | None = None,
     rates: Mapping[str, float] | None = None,
+    elsewhere: bool = False,
 ) -> Step:
     """Records a training step of ``model``. Nothing is computed, and the model is left as it is.
 
@@ -95,6 +96,7 @@ def record_step(
             optimizer, whose class and options count. None leaves its step out.
         amp: ``"bf16"`` or ``"fp16"`` for a forward under autocast.
         rates: pass -> the rate at which it acts, for an optimized model. Those that are not named act at their peak.
+        elsewhere: whether a model on the CPU will run on a GPU, where what kernels of the CPU take is not counted.
 
     Raises:
         ValueError: for inputs, an ``amp`` or a pass that there is not; for a model on the meta device whose forward
@@ -109,7 +111,7 @@ def record_step(
     # Compiled parts run as they were written, so that every operation is seen and no compiler keeps a copy.
     with silent(), untouched_random_state(model), torch.inference_mode(False), torch.compiler.set_stance("force_eager"):
         try:
-            return _record(fake_copy(model, inputs), loss, optimizer, dtype, rates, "")
+            return _record(fake_copy(model, inputs), loss, optimizer, dtype, rates, elsewhere, "")
         except ValueError:
             raise
         except Exception as error:
@@ -117,7 +119,7 @@ def record_step(
                 _explain_meta(error)
                 raise
             note = f"ran on the example inputs, since it did not run without data: {first_line(error)}"
-        return _record(_real_copy(model, inputs), loss, optimizer, dtype, rates, note)
+        return _record(_real_copy(model, inputs), loss, optimizer, dtype, rates, elsewhere, note)
 
 
 def _explain_meta(error: Exception) -> None:
@@ -138,6 +140,7 @@ def _record(
     optimizer: Any,
     amp: torch.dtype | None,
     rates: Mapping[str, float] | None,
+    elsewhere: bool,
     note: str,
 ) -> Step:
     model, (args, kwargs), mode = copies
@@ -149,7 +152,7 @@ def _record(
     device = next((p.device.type for p in held), "cpu")
     state = 0
     with mode, torch.enable_grad(), Owners(model) as owners:
-        recorder = Recorder(owners, list(parameters), [*held, *inputs])
+        recorder = Recorder(owners, list(parameters), [*held, *inputs], on_cpu=not elsewhere)
         with recorder:
             with torch.autocast(device, dtype=amp) if amp else nullcontext():
                 outputs = model(*args, **kwargs)

@@ -46,6 +46,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         parameters: of the model.
         known: all tensors that are there before the step.
         moved_before: bytes that other operations moved before.
+        on_cpu: whether what is on the CPU here will run there: then its kernels take memory for themselves.
 
     Attributes:
         ops: what was written down.
@@ -56,7 +57,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     supports_higher_order_operators = True
 
     def __init__(
-        self, owners: Owners, parameters: list[Tensor], known: list[Tensor], *, moved_before: int = 0
+        self,
+        owners: Owners,
+        parameters: list[Tensor],
+        known: list[Tensor],
+        *,
+        moved_before: int = 0,
+        on_cpu: bool = True,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.ops: list[Op] = []
@@ -65,6 +72,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._weights = {storage_key(parameter) for parameter in parameters}
         self.memory = Memory(known, self._weights.discard)
         self._paused = False
+        self._on_cpu = on_cpu
         #: The last function written in Python whose backward was seen.
         self._function: Any = None
         self._frames = Frames()
@@ -137,7 +145,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             # What calls an operation is most likely what called the last one like it.
             self._swept[phase, layer] += count * self._swept_since("python", phase, name)
         fresh = self.memory.add(results, kept_beside(name, args, results)) and not writes_to(func)
-        if kind in ("recurrent", "recurrent_backward"):
+        if kind in ("recurrent", "recurrent_backward") and self._on_cpu:
             self.memory.take(recurrent_temporary(name, args))
         dtype, device = _computes_with(operands, results)
         about: dict[str, Any] = {
@@ -168,7 +176,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif kind == "conv":
             sizes = conv_sizes(args[0], args[1], results[0], groups=args[8])
             about["channels_last"] = _channels_last(args[0], args[1])
-            if device == "cpu":
+            if device == "cpu" and self._on_cpu:
                 strided, last = is_strided(args[3], args[5]), about["channels_last"]
                 taken = conv_temporary(
                     "", args[0], args[1], results[0], groups=args[8], strided=strided, channels_last=last
@@ -201,9 +209,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if node is not None and node is not self._function:
             swept = self._swept_since("function", type(node).__name__)
             self.ops.append(
-                Op(
-                    name="autograd.Function", kind=FUNCTION, phase=phase, layer=layer, swept=swept, fresh=False
-                )
+                Op(name="autograd.Function", kind=FUNCTION, phase=phase, layer=layer, swept=swept, fresh=False)
             )
             self._function = node
 
@@ -211,7 +217,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Counts the temporaries of a convolution's backward: grad_weight is computed once grad_input is there."""
         later = 0
         for op in reversed(found):
-            if op.device == "cpu":
+            if op.device == "cpu" and self._on_cpu:
                 taken = conv_temporary(
                     op.grad,
                     input,

@@ -211,9 +211,7 @@ def images_of(batch: int, channels: int, size: int, dtype: torch.dtype, last: bo
     ],
     ids=str,
 )
-def test_what_torchs_own_kernels_take(
-    channels: tuple[int, int], options: dict[str, int], dtype: torch.dtype
-) -> None:
+def test_what_torchs_own_kernels_take(channels: tuple[int, int], options: dict[str, int], dtype: torch.dtype) -> None:
     """As products of columns: float64 anywhere, bfloat16 where the processor has no instructions for it."""
     compare(nn.Conv2d(*channels, **options, dtype=dtype), images_of(4, channels[0], 24, dtype))
 
@@ -233,10 +231,14 @@ def test_what_torchs_own_kernels_take(
     ],
     ids=str,
 )
-def test_what_kernels_of_avx2_take(
-    channels: tuple[int, int], options: dict[str, int], size: int, last: bool
-) -> None:
+def test_what_kernels_of_avx2_take(channels: tuple[int, int], options: dict[str, int], size: int, last: bool) -> None:
     conv = nn.Conv2d(*channels, **options)
     if last:
         conv = conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     compare(conv, images_of(8, channels[0], size, torch.float32, last))
+
+
+def test_kernels_of_the_cpu_take_nothing_where_a_model_will_run_on_a_gpu() -> None:
+    conv, x = nn.Conv2d(64, 64, 3, padding=1), images_of(8, 64, 16, torch.float32)
+    here, there = (record_step(conv, x, elsewhere=each).activation_bytes for each in (False, True))
+    assert there < here
