@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -134,6 +135,7 @@ def step_times(name: str, roofline: Roofline, batches: Sequence[int], rounds: in
     settings = [(batch, dtype, "sgd") for batch in batches for dtype in DTYPES if dtype in dtypes(batch)]
     settings += [(batch, "float32", "adamw") for batch in batches if batch == BATCH]
     inputs = {batch: real.inputs(batch) for batch in batches}
+    settings = [(batch, *rest) for batch, *rest in settings if _runs(model, inputs[batch], *rest)]
     says = [predicted(model, inputs[batch], roofline, *rest) for batch, *rest in settings]
     steps = [Step(model, inputs[batch], *rest) for batch, *rest in settings]
     times = map(middle, in_turn(steps, rounds))
@@ -144,6 +146,18 @@ def step_times(name: str, roofline: Roofline, batches: Sequence[int], rounds: in
         }
         for (batch, dtype, optimizer), seconds, measured in zip(settings, says, times, strict=True)
     ]  # fmt: skip
+
+
+def _runs(model: nn.Module, inputs: Any, dtype: str, optimizer: str) -> bool:
+    """Whether torch can run a step here: it has no LSTM in bfloat16 where the processor has no instructions for it."""
+    try:
+        Step(model, inputs, dtype, optimizer)()
+    except RuntimeError as error:
+        if dtype == "float32":
+            raise
+        print(f"left out, {type(model).__name__} in {dtype}: {str(error).splitlines()[0]}", file=sys.stderr)
+        return False
+    return True
 
 
 #: Model, batch size and precision.

@@ -22,11 +22,12 @@ from ecograph.cost.steps.op import Op
 HERE = "calibrated here"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: Seconds for timing all parts, with every type of numbers; making operands and a first run of each are in it.
-SECONDS = 45.0
-#: How often all is timed. The pace of a machine that is shared changes from one second to the next.
-PASSES = 2
+SECONDS = 32.0
+#: How often all is timed. A machine that is shared is slower for some seconds, now and then: what it runs then counts
+#: as one of three, and the median leaves it out.
+PASSES = 3
 #: How often operations are repeated in a pass, at least.
-ROUNDS = 3
+ROUNDS = 2
 
 
 @dataclass(frozen=True)
@@ -67,15 +68,16 @@ def calibrate(
 ) -> Device:
     """Measures the CPU with torch's present number of threads, in less than two minutes.
 
-    It should have nothing else to do meanwhile. Before each part it rests, and works until its clock has settled.
-    Operations take turns, so that each finds the caches as another left them; rounds of them are repeated until they
-    agree, or the time for them is over: the device's ``spread`` says how far they lay apart. What takes little is timed
-    twice, with half a minute between, and what operations cost beside their own time before each part. The process
-    keeps its memory from then on, as by ``ecograph.keep_memory()``; what it takes to get new memory is measured before.
+    It should have nothing else to do meanwhile. Before each part it works until its clock has settled, at first after
+    a rest. Operations take turns, so that each finds the caches as another left them; rounds of them are repeated until
+    they agree, or the time for them is over: the device's ``spread`` says how far they lay apart. But for what takes
+    long, all is timed three times, with half a minute between, and what operations cost beside their own time before
+    every other part. The process keeps its memory from then on, as by ``ecograph.keep_memory()``; what it takes to get
+    new memory is measured before.
 
     Args:
         dtypes: types of numbers to time products and all else with: ``"float32"``, ``"bfloat16"``.
-        quick: time all once. Takes half as long, and says less about how sure the figures are.
+        quick: time all once. Takes half as long or less, and says less about how sure the figures are.
         tell: is told how far it is.
 
     Raises:
@@ -109,11 +111,12 @@ def calibrate(
         for dtype, part in parts:
             title = f"{part.title}, {dtype}"
             tell(Progress(title, done, passes * total))
-            paces.append(settle(0.0 if quick else REST))
-            overheads.append(overhead.time_overheads())
+            paces.append(settle(REST if number == 0 and not quick else 0.0))
+            if quick or len(paces) % 2:
+                overheads.append(overhead.time_overheads())
             seconds = SECONDS / len(DTYPES) / PASSES * part.share
             before = done
-            works = part.works if number == 0 else [each for each in part.works if _is_short(found.get(each))]
+            works = part.works if number == 0 else [each for each in part.works if _again(found.get(each))]
             for turns in time_in_turn(works, seconds, least=ROUNDS, known=known):
                 for timed in turns.timed:
                     found.setdefault(timed.work, []).append(timed)
@@ -140,8 +143,8 @@ def calibrate(
     )
 
 
-def _is_short(found: list[Timed] | None) -> bool:
-    """Whether a workload was timed before, and takes little."""
+def _again(found: list[Timed] | None) -> bool:
+    """Whether a workload was timed before, and takes so little that it is timed again."""
     return found is not None and found[0].short
 
 

@@ -10,9 +10,9 @@ import torch
 #: Seconds of rest before each part, so that no part is timed on what the one before it has heated up.
 REST = 0.5
 #: Seconds of work between two looks at how fast it goes.
-WINDOW = 0.25
+WINDOW = 0.15
 #: Windows of work, at least and at most.
-LEAST, MOST = 2, 8
+LEAST, MOST = 2, 5
 #: Two windows agree to this share when the clock has settled.
 AGREE = 0.02
 

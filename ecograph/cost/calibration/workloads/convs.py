@@ -75,6 +75,8 @@ def convs(format: torch.memory_format = torch.contiguous_format) -> list[Conv]:
                 groups = width // 16
                 # Also with few output channels, of which a group is no block: those take longer than blocks do.
                 found += [Conv(images, width, groups * outputs, 3, size, groups=groups) for outputs in (16, 8, 3)]
+        # Of few channels: where there are no kernels for them, one group after the other is computed.
+        found += [Conv(images, 24, 24, kernel, 14, stride, groups=24) for kernel in (3, 5) for stride in (1, 2)]
     return list(dict.fromkeys(map(_bounded, found)))
 
 

@@ -14,7 +14,7 @@ aten = torch.ops.aten
 
 #: Widths of layers, and how many rows a batch has for them.
 _WIDTHS = (64, 256, 1024, 4096)
-_ROWS = (1, 8, 128, 2048)
+_ROWS = (1, 8, 128, 512, 2048)
 #: Largest matrix product that is timed, in FLOPs.
 _MOST = 2.2e9
 

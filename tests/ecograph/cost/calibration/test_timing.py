@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import itertools
+import mmap
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from ecograph.cost.calibration import timing
+from ecograph.cost.calibration.pages import pages_got
 from ecograph.cost.calibration.timing import Turns, time_in_turn
 from ecograph.cost.calibration.workloads import Workload
 
@@ -138,6 +141,51 @@ def test_what_takes_long_is_run_once_and_what_takes_longer_not_at_all(clock: Clo
     (turns,) = time_in_turn([*works, clock.workload(steady(1.0))], least=3)
     found = {timed.work.label: timed.seconds for timed in turns.timed}
     assert found == {"mm 4": (10.0,) * 3, "mm 8": (1500.0,), "mm 9": (1600.0,), "relu": (1.0,) * 3}
+
+
+def test_what_moves_no_more_is_run_though_it_computes_more(clock: Clock) -> None:
+    """With so few rows, a product takes as long as reading the weight does."""
+
+    def rows(count: int) -> Workload:
+        def run(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            clock.now += 1500.0
+            return aten.mm(x, y)
+
+        return Workload(f"{count}", run, lambda: (torch.ones(count, 64), torch.ones(64, 64)), "forward")
+
+    (turns,) = time_in_turn([rows(1), rows(8)])
+    assert taken(turns) == [1500.0, 1500.0]
+
+
+def test_what_gets_memory_from_the_system_is_run_again_in_it(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = itertools.chain([0, 0, 0, 5000], itertools.repeat(5000))
+    monkeypatch.setattr(timing, "pages_got", lambda: next(pages))
+    # Described, run once, then in the first round with 5000 new pages.
+    seconds = itertools.chain([1.0, 1.0, 70.0], itertools.repeat(2.0))
+    (turns,) = time_in_turn([clock.workload(seconds)], least=3)
+    assert turns.timed[0].seconds == (2.0, 2.0, 2.0)
+
+
+def test_pages_are_counted() -> None:
+    before = pages_got()
+    with mmap.mmap(-1, 2**20) as new:
+        new.write(bytes(2**20))
+    assert pages_got() - before >= 2**20 / mmap.PAGESIZE / 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "dtype", "short"),
+    [
+        (0.04, torch.float32, True),
+        (0.06, torch.float32, False),
+        (0.04, torch.bfloat16, False),
+        (0.009, torch.bfloat16, True),
+    ],
+)
+def test_what_is_short_is_timed_again(clock: Clock, seconds: float, dtype: torch.dtype, short: bool) -> None:
+    work = clock.workload(steady(seconds))
+    (turns,) = time_in_turn([replace(work, make=lambda: (torch.ones(8, dtype=dtype),))])
+    assert turns.timed[0].short == short
 
 
 def test_nothing_but_what_takes_long(clock: Clock) -> None:
