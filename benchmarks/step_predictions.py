@@ -43,15 +43,16 @@ PASSES: dict[str, Callable[[], Any]] = {
 }
 #: Batch size at which savings are measured, and steps with AdamW.
 BATCH = 8
-#: Steps at the start of a turn that are not counted, and those after them, which are.
-UNCOUNTED, TURN = 2, 4
+#: Steps at the start of a turn that are not counted, and those after them, which are; and where models are compared,
+#: which should find the machine in the same state.
+TURN, SHORT_TURN = (2, 4), (1, 2)
 #: Seconds of a step that is not disturbed by what went before, so that a turn is one step.
 LONG = 2.0
 #: Seconds after which a model's steps are not repeated any more.
 ENOUGH = 3.0
-#: The same where it is measured what passes save, in rounds of short turns; and the least and most rounds there. What
-#: single rounds of a pair say lies 10 to 50 points apart on a machine that is shared.
-ENOUGH_SAVED, SAVING_ROUNDS = 12.0, (5, 30)
+#: The same where it is measured what passes save; and the least and most rounds there. What single rounds of a pair say
+#: lies 10 to 50 points apart on a machine that is shared.
+ENOUGH_SAVED, SAVING_ROUNDS = 20.0, (5, 60)
 
 
 def dtypes(batch: int) -> Sequence[str]:
@@ -77,7 +78,9 @@ class Step:
         times = [time.perf_counter()]
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.dtype == "bfloat16"):
             keywords = self.inputs if isinstance(self.inputs, dict) else {}
-            loss = mean_square(self.model(**keywords) if keywords else self.model(self.inputs))
+            # Held until the step is done, as training loops do.
+            outputs = self.model(**keywords) if keywords else self.model(self.inputs)
+            loss = mean_square(outputs)
         times.append(time.perf_counter())
         loss.backward()
         times.append(time.perf_counter())
@@ -90,14 +93,16 @@ class Step:
 Parts = tuple[float, float, float]
 
 
-def in_turn(steps: Sequence[Step], rounds: int, enough: float = ENOUGH, least: int = 2) -> list[list[Parts]]:
+def in_turn(
+    steps: Sequence[Step], rounds: int, enough: float = ENOUGH, least: int = 2, turn: tuple[int, int] = TURN
+) -> list[list[Parts]]:
     """Returns for each step, and each of the rounds, the medians of its parts, in seconds.
 
     The steps take turns, some at a time. The first ones of a turn find the caches, the memory and oneDNN's compiled
     kernels, of which it keeps 1024, as another model or batch size left them: no training does, so they do not count.
     """
     times: list[list[Parts]] = [[] for _ in steps]
-    turns = [(UNCOUNTED, TURN) if sum(step()) < LONG else (0, 1) for step in steps]
+    turns = [turn if sum(step()) < LONG else (0, 1) for step in steps]
     began = time.perf_counter()
     for done in range(rounds):
         for step, (uncounted, counted), found in zip(steps, turns, times, strict=True):
@@ -199,7 +204,7 @@ def savings(name: str, roofline: Roofline, rounds: int) -> list[dict[str, Any]]:
     # The machine's pace changes from round to round: what a pass saves is the median of what it saved in each.
     steps = [Step(model, inputs) for model in models.values()]
     least, most = SAVING_ROUNDS
-    turns = in_turn(steps, most if rounds > 1 else 1, ENOUGH_SAVED, least)
+    turns = in_turn(steps, most if rounds > 1 else 1, ENOUGH_SAVED, least, SHORT_TURN)
     takes = {key: [sum(parts) for parts in found] for key, found in zip(models, turns, strict=True)}
     saved = {
         key: [1 - mine / plain for mine, plain in zip(takes[key], takes["plain"], strict=True)] for key in PASSES

@@ -21,6 +21,8 @@ AVX512 = "AVX512" in torch.backends.cpu.get_cpu_capability()
 BLOCK = 16 if AVX512 else 8
 #: Channels of an image, which AVX2's kernels read as they are.
 IMAGE = 3
+#: The widest kernel, along one dimension, of which oneDNN has a kernel of AVX2 for grad_weight.
+WIDEST = 13
 #: The largest image in elements, of a batch of one, that torch's own kernels are taken for.
 SMALL = 20480
 
@@ -109,7 +111,7 @@ def _columns(grad: Grad, input: Tensor, weight: Tensor, output: Tensor, groups: 
 def _by_products(input: Tensor, weight: Tensor, groups: int) -> bool:
     """Whether oneDNN has no kernel of AVX2 for grad_weight, and computes it as products of columns."""
     outputs, inputs = weight.shape[0] // groups, weight.shape[1]
-    if _larger_than_image(weight, input):
+    if _larger_than_image(weight, input) or _too_wide(weight):
         return True
     if outputs == inputs == 1:
         return max(weight.shape[2:]) > 3
@@ -122,6 +124,10 @@ def _products(input: Tensor, weight: Tensor, output: Tensor, groups: int) -> int
     return min(torch.get_num_threads(), input.shape[0] * groups) * (4 * _nbytes(weight) + columns)
 
 
+def _too_wide(weight: Tensor) -> bool:
+    return max(weight.shape[2:]) > WIDEST
+
+
 def _larger_than_image(weight: Tensor, input: Tensor) -> bool:
     return min(input.shape[2:]) < max(weight.shape[2:])
 
@@ -131,6 +137,8 @@ def _in_channels_last(grad: Grad, input: Tensor, weight: Tensor, output: Tensor,
     w = _nbytes(weight)
     if grad != "grad_weight":
         return w
+    if not AVX512 and _too_wide(weight):
+        return 2 * w + _products(input, weight, output, groups)
     if not AVX512 and _larger_than_image(weight, input):
         return _products(input, weight, output, groups)
     outputs, inputs = weight.shape[0] // groups, weight.shape[1]

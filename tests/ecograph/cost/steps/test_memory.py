@@ -228,6 +228,9 @@ def test_what_torchs_own_kernels_take(channels: tuple[int, int], options: dict[s
         ((64, 64), {"kernel_size": 7, "padding": 3, "groups": 64}, 14),
         ((64, 64), {"kernel_size": 3, "padding": 1, "groups": 16}, 14),
         ((20, 44), {"kernel_size": 3, "padding": 1}, 14),  # no whole blocks
+        ((16, 64), {"kernel_size": 13, "stride": 13}, 104),
+        ((16, 64), {"kernel_size": 14, "stride": 14}, 112),  # wider than there are kernels for
+        ((3, 64), {"kernel_size": 16, "stride": 16}, 128),
     ],
     ids=str,
 )
