@@ -46,6 +46,7 @@ def machine() -> dict[str, Any]:
         "system": platform.system(),
         "threads": torch.get_num_threads(),
         "cpu": _cpu_name(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
     }
     if torch.cuda.is_available():
         info["gpu"] = torch.cuda.get_device_name()

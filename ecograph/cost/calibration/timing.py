@@ -108,6 +108,9 @@ class _Nobody:
     def python_function(self) -> None:
         return None
 
+    def in_engine(self) -> bool:
+        return False
+
 
 def describe(work: Workload, operands: tuple[Any, ...]) -> Op:
     """Returns the operation that a workload consists of, as a recorded step would have it. Nothing is computed."""

@@ -81,6 +81,12 @@ class Owners:
         node = torch._C._current_autograd_node()
         return node if isinstance(node, BackwardCFunction) else None
 
+    def in_engine(self) -> bool:
+        """Whether autograd's own code runs: the backward, and no function of it that is written in Python."""
+        if torch._C._current_graph_task_id() == -1 or torch.is_grad_enabled():
+            return False
+        return self.python_function() is None
+
     def _differentiated(self) -> str:
         """Returns the layer of what is differentiated at this moment, or of the parameter that gets its gradient."""
         node = torch._C._current_autograd_node()

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ecograph.cost.steps.accumulated import as_with_data
 from ecograph.cost.steps.conv_memory import conv_temporary, is_strided
 from ecograph.cost.steps.flops import conv_backward_flops, op_flops
 from ecograph.cost.steps.frames import Frames
@@ -124,6 +125,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is _DEVICE and isinstance(args[0], FakeTensor) and not args[0].fake_mode.in_kernel_invocation:
             return args[0].fake_device  # by far the most frequent question
         kwargs = kwargs or {}
+        if self._owners.in_engine():
+            func = as_with_data(func, args, kwargs)
         self._frames.stop()  # computing without data is done in Python
         try:
             out = func(*args, **kwargs)

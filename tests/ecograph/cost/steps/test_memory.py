@@ -75,6 +75,17 @@ class Sequence(nn.Module):
         return self.out(self.rnn(self.table(ids))[0])
 
 
+class Tied(nn.Module):
+    """An embedding whose weight is the head's too, so that it gets two gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.inner = nn.Embedding(5000, 32), nn.Linear(32, 32)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.linear(self.inner(self.table(ids[:1])), self.table.weight)
+
+
 ids = torch.arange(256).view(4, 64) % 50
 images = torch.randn(4, 3, 64, 64)
 _TEXT = {"input_ids": ids, "labels": ids}
@@ -106,6 +117,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     ),
     "bert": (lambda: hf.BertForMaskedLM(hf.BertConfig(**_SMALL, vocab_size=50)), _TEXT),
     "lstm": (Sequence, ids),
+    "tied": (Tied, ids),
 }
 SPARSE = ecograph.passes.SparseBackward(drop=0.8, schedule="constant", when="always")
 SLICED = ecograph.passes.SliceOut(rate=0.5, when="always")
@@ -114,7 +126,7 @@ CASES = [
     *((name, None, False) for name in MODELS),
     *((name, SPARSE, False) for name in ("resnet18", "u-net", "gpt2")),
     *((name, SLICED, False) for name in ("resnet18", "gpt2")),
-    *((name, None, True) for name in ("mobilenet", "bert")),
+    *((name, None, True) for name in ("mobilenet", "bert", "tied")),
 ]
 
 
